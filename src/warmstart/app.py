@@ -1,0 +1,121 @@
+"""``train`` and ``compare`` as a Hydra application."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from warmstart import configs, sweep
+from warmstart.cells import Sweep, outcome
+from warmstart.errors import ConfigError
+from warmstart.progress import Display
+
+# Hydra's flags that are followed by a value.
+_VALUED = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--shell-completion", "-sc")
+# With these, nothing runs.
+_LOOKS = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
+
+
+def run_app(command: str, args: list[str]) -> int:
+    """Run ``warmstart train`` or ``warmstart compare`` and return the exit code.
+
+    Raises:
+        ConfigError: Wrong usage, configuration or data.
+        RunError: The single run failed.
+    """
+    flags, overrides = _sorted(args)
+    configs.check_config_dirs([b for a, b in zip(flags, flags[1:], strict=False) if a in _VALUED[:2]])
+    looks = any(flag.partition("=")[0] in _LOOKS for flag in flags)
+    if command == "compare" and not looks:
+        _check_comparison(overrides)
+        # Not `hydra.mode` in a config, which would hide Hydra's reason for a bad override.
+        flags.append("--multirun")
+    with Display() as display:
+        line = shlex.join(["warmstart", command, *args])
+        sweeping = "--multirun" in flags or "-m" in flags
+        task = Sweep(display, command=line) if sweeping else _Single(display)
+        with _argv(command, [*flags, *overrides]), configs.explained(overrides):
+            sweep.register()
+            main = hydra.main(str(configs.folder()), config_name="train", version_base="1.3")
+            main(task)()
+    return 0 if looks else task.finish()
+
+
+class _Single:
+    """The task of one run."""
+
+    def __init__(self, display: Display) -> None:
+        self.display = display
+        self.error: Exception | None = None
+
+    def __call__(self, cfg: DictConfig) -> None:
+        from warmstart.run import execute, prepare
+
+        node = HydraConfig.get()
+        wrapped = configs.without_hydra(cfg, node, configs.config_dirs_of(node))
+        try:
+            run = prepare(wrapped)
+            self.display.plan(1)
+            self.display.start(f"{wrapped.choices.init}/{wrapped.choices.strategy}")
+            record = execute(wrapped, progress=self.display.step)
+            self.display.end(outcome(record))
+            self.display.say(f"record: {run.folder / 'result.json'}")
+        # Kept, not raised: Hydra would print its own words about it and exit.
+        except Exception as error:
+            self.error = error
+
+    def finish(self) -> int:
+        if self.error is not None:
+            raise self.error
+        return 0
+
+
+def _sorted(args: list[str]) -> tuple[list[str], list[str]]:
+    """Return flags and overrides apart: Hydra refuses overrides on both sides of a flag."""
+    flags, overrides = [], []
+    rest = list(args)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        flags.append(word)
+        if word in _VALUED and rest:
+            flags.append(rest.pop(0))
+    for override in overrides:
+        if override.lstrip("+~").startswith("hydra.callbacks"):
+            raise ConfigError(f"{override!r}: Hydra's callbacks cannot be set here")
+    return flags, overrides
+
+
+def _check_comparison(overrides: list[str]) -> None:
+    names = [word.partition("=")[2] for word in overrides if word.startswith("comparison=")]
+    found = sorted(path.stem for path in (configs.folder() / "comparison").glob("*.yaml"))
+    if len(names) != 1 or not names[0] or "," in names[0]:
+        raise ConfigError(
+            f"compare takes one comparison, but got {', '.join(names) or 'none'}; "
+            f"use comparison=NAME, shipped are {', '.join(found)}"
+        )
+
+
+@contextlib.contextmanager
+def _argv(command: str, args: list[str]) -> Iterator[None]:
+    """Show Hydra the arguments, and let it raise instead of exit."""
+    argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [f"warmstart {command}", *args]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full

@@ -1,0 +1,156 @@
+"""The one callback that watches a run: curves, the best snapshot, checkpoints, progress."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import Tensor
+
+from warmstart.callbacks import checkpoint
+from warmstart.errors import RunError
+from warmstart.task import Classification, means
+
+Row = dict[str, float]
+
+
+class Logger(Protocol):
+    """Where the rows of a run go as well; the record does not depend on it."""
+
+    def log(self, rows: dict[str, list[Row]]) -> None:
+        """Take all rows so far: lists named ``train`` and ``val``."""
+        ...
+
+    def finish(self, rows: dict[str, list[Row]], metrics: dict[str, float]) -> None:
+        """Take all rows of the finished run, and its metrics."""
+        ...
+
+
+class Recorder(pl.Callback):
+    """Collect what becomes the record, and save the state from which a killed run goes on.
+
+    Args:
+        folder: Of the run.
+        steps: Of the whole run.
+        log_every: Steps between two rows of the training curve.
+        checkpoint_seconds: Least time between two checkpoints.
+        loggers: Mirrors of the rows.
+        progress: Called with the number of finished steps.
+        resume: The state of a checkpoint.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        steps: int,
+        log_every: int,
+        checkpoint_seconds: float,
+        loggers: Sequence[Logger] = (),
+        progress: Callable[[int], None] = lambda step: None,
+        resume: dict[str, Any] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.steps = steps
+        self.log_every = log_every
+        self.checkpoint_seconds = checkpoint_seconds
+        self.loggers = loggers
+        self.progress = progress
+        self.done = 0
+        self.rows: dict[str, list[Row]] = {"train": [], "val": []}
+        self.best: dict[str, Any] | None = None
+        self._seconds_before = 0.0
+        self._window: Tensor | None = None
+        if resume is not None:
+            self.done = resume["step"]
+            self.rows, self.best = resume["rows"], resume["best"]
+            self._seconds_before, self._window = resume["seconds"], resume["window"]
+        self._started = self._saved = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, those before a resume included."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Classification)
+        self._started = self._saved = time.monotonic()
+        if self._window is not None:
+            pl_module.train_sums += self._window.to(pl_module.device)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        assert isinstance(pl_module, Classification)
+        self.done = pl_module.first_step + batch_idx + 1
+        self.progress(self.done)
+        if self.done % self.log_every == 0 or self.done == self.steps:
+            self._log_train(trainer, pl_module)
+        if self.done == self.steps:
+            # Lightning validates on a stop, also where the validation interval does not end.
+            trainer.should_stop = True
+        elif not self._validates(trainer) and self._due():
+            self._save(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Classification)
+        row = {"step": self.done, "seconds": self.seconds, **means(pl_module.val_sums)}
+        self.rows["val"].append(row)
+        # Ties of the accuracy are common on small sets; the lower loss decides, then the earlier.
+        rank = (row["accuracy"], -row["loss"])
+        if self.best is None or rank > (self.best["accuracy"], -self.best["loss"]):
+            model = {k: v.detach().cpu().clone() for k, v in pl_module.model.state_dict().items()}
+            self.best = {**row, "model": model}
+        for logger in self.loggers:
+            logger.log(self.rows)
+        if self.done < self.steps and self._due():
+            self._save(trainer, pl_module)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        # Lightning raises this between two steps; Ctrl-C may come in the middle of one.
+        if isinstance(exception, SIGTERMException) and isinstance(pl_module, Classification):
+            self._save(trainer, pl_module)
+
+    def _log_train(self, trainer: pl.Trainer, task: Classification) -> None:
+        row = {"step": self.done, "seconds": self.seconds, **means(task.train_sums)}
+        row["lr"] = trainer.optimizers[0].param_groups[-1]["lr"]
+        task.train_sums.zero_()
+        self.rows["train"].append(row)
+        if not math.isfinite(row["loss"]):
+            raise RunError(
+                f"the training loss is {row['loss']} at step {self.done} with a rate of "
+                f"{row['lr']:g} at the head; lower optimizer.lr or add scheduler.warmup_steps"
+            )
+
+    def _validates(self, trainer: pl.Trainer) -> bool:
+        # Right before a validation would lose it on resume; on_validation_end saves instead.
+        return self.done % int(trainer.val_check_interval) == 0
+
+    def _due(self) -> bool:
+        return time.monotonic() - self._saved >= self.checkpoint_seconds
+
+    def _save(self, trainer: pl.Trainer, task: Classification) -> None:
+        state = {
+            "step": self.done,
+            "model": task.model.state_dict(),
+            "optimizer": trainer.optimizers[0].state_dict(),
+            "rows": copy.deepcopy(self.rows),
+            "best": self.best,
+            "seconds": self.seconds,
+            "window": task.train_sums.cpu(),
+        }
+        checkpoint.save(self.folder, self.done, state)
+        self._saved = time.monotonic()

@@ -1,0 +1,113 @@
+"""Weights & Biases as a mirror: what it shows is also in the record, and what fails in it stays in it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from warmstart.callbacks.recorder import Row
+
+_INIT_SECONDS = 20
+
+
+class WandbMirror:
+    """Mirror the rows and metrics of one run.
+
+    Offline when there is no login; then the command to sync is printed at the end. After the
+    first failure the mirror is dark for the rest of the run, and says so once.
+
+    Args:
+        folder: Of the run; the offline files lie in it.
+        name: Of the run.
+        labels: ``group`` (the comparison), ``tags`` and ``config``.
+        project: Of Weights & Biases.
+        entity: Team or user; None takes the login's own.
+        mode: ``online``, ``offline``, or None: online when there is a login.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        name: str,
+        labels: dict[str, Any],
+        project: str = "warmstart",
+        entity: str | None = None,
+        mode: str | None = None,
+    ) -> None:
+        self._run: Any = None
+        self._sent = {"train": 0, "val": 0}
+        self._dark = False
+        with self._guard():
+            import wandb
+
+            mode = mode or ("online" if _has_login() else "offline")
+            folder.mkdir(parents=True, exist_ok=True)
+            self._run = wandb.init(
+                project=project,
+                entity=entity,
+                mode=mode,  # type: ignore[arg-type]
+                dir=str(folder),
+                id=folder.name[:32],
+                name=name,
+                resume="allow" if mode == "online" else None,
+                # The runs of one process must not merge: facts of the library, see the tests.
+                reinit="finish_previous",
+                settings=wandb.Settings(
+                    silent=True, console="off", init_timeout=_INIT_SECONDS, save_code=False
+                ),
+                **labels,
+            )
+            for split in self._sent:
+                self._run.define_metric(f"{split}/*", step_metric=f"{split}/step")
+
+    def log(self, rows: dict[str, list[Row]]) -> None:
+        with self._guard():
+            for split, entries in rows.items():
+                for entry in entries[self._sent[split] :]:
+                    self._run.log({f"{split}/{key}": value for key, value in entry.items()})
+                self._sent[split] = len(entries)
+
+    def finish(self, rows: dict[str, list[Row]], metrics: dict[str, float]) -> None:
+        self.log(rows)
+        with self._guard():
+            self._run.summary.update(metrics)
+            folder, offline = Path(self._run.dir).parent, self._run.settings.mode == "offline"
+            self._run.finish()
+            if offline:
+                print(f"to sync with Weights & Biases: wandb sync {folder}")
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Let nothing that the library raises reach the run."""
+        if self._dark:
+            # An empty context, of which the body still runs, against a run that takes everything.
+            self._run = _Nothing()
+        try:
+            yield
+        except Exception as error:
+            self._dark, self._run = True, _Nothing()
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            warnings.warn(f"Weights & Biases failed ({reason}); the run goes on without", stacklevel=3)
+
+
+class _Nothing:
+    """Takes any call and gives nothing back."""
+
+    dir = "."
+
+    def __getattr__(self, name: str) -> _Nothing:
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _Nothing:
+        return self
+
+
+def _has_login() -> bool:
+    import wandb
+
+    return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)

@@ -1,0 +1,170 @@
+"""One comparison: which cells it has, which of them are left, and what became of them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from warmstart.configs import folder as conf_folder
+from warmstart.errors import ConfigError, RunError
+from warmstart.progress import Display
+from warmstart.results.record import Record, read
+from warmstart.store import publish
+from warmstart.sweep import Cell
+
+_AXES = ("arm", "data.per_class", "seed")
+
+
+class Sweep:
+    """The task of a multirun: plans all cells, then runs one after the other.
+
+    Attributes:
+        failed: Label and reason of each cell that failed.
+        folder: Of the comparison; None for a sweep without a name.
+    """
+
+    def __init__(self, display: Display, *, command: str) -> None:
+        self.display = display
+        self.command = command
+        self.records: list[Record] = []
+        self.failed: list[tuple[str, str]] = []
+        self.folder: Path | None = None
+        self._labels: dict[str, str] = {}
+
+    def plan(self, cells: Sequence[Cell], arguments: Sequence[Override]) -> Sequence[Cell]:
+        """Check every cell, write down what is planned, and return what is not finished."""
+        from warmstart.run import prepare
+
+        entries, left = [], []
+        known: set[str] = set()
+        for cell in cells:
+            _check_arm(cell.config, arguments)
+            label = " ".join(cell.swept) or "run"
+            try:
+                run = prepare(cell.config)
+            except ConfigError as error:
+                raise ConfigError(f"{error} (in the cell {label})") from error
+            entries.append(self._entry(cell, run.key))
+            self._labels[run.key] = label
+            record = read(run.folder)
+            if run.key not in known and (record is None or record.status != "finished"):
+                left.append(cell)
+            known.add(run.key)
+        self._write(cells[0].config, entries)
+        finished = len(known) - len(left)
+        if finished:
+            self.display.say(f"{finished} of {len(known)} runs are finished and are skipped")
+        self.display.plan(len(left))
+        return left
+
+    def __call__(self, cfg: DictConfig) -> None:
+        """Run one cell; what goes wrong is kept, so that it stops no other cell."""
+        from warmstart.run import execute, prepare
+
+        run = prepare(cfg)
+        label = self._labels[run.key]
+        self.display.start(label)
+        try:
+            record = execute(cfg, progress=self.display.step)
+        except (ConfigError, RunError) as error:
+            self.failed.append((label, str(error)))
+            self.display.end(f"FAILED: {error}")
+            return
+        self.records.append(record)
+        self.display.end(outcome(record))
+
+    def finish(self) -> int:
+        """Report on the comparison, name what failed, and return the exit code."""
+        if self.folder is not None:
+            from warmstart.summary import summarize
+
+            summarize([self.folder])
+        for label, reason in self.failed:
+            self.display.say(f"failed: {label}: {reason}")
+        if self.failed:
+            self.display.say(f"{len(self.failed)} runs failed; the same command runs them again")
+        return 1 if self.failed else 0
+
+    def _entry(self, cell: Cell, key: str) -> dict[str, Any]:
+        swept = dict(line.split("=", 1) for line in cell.swept)
+        arm = cell.config.arm or _arm_of(cell.config)
+        extra = [f"{name}={value}" for name, value in swept.items() if name not in _AXES]
+        return {
+            "key": key,
+            "arm": " ".join([arm, *extra]),
+            "size": OmegaConf.select(cell.config, "data.per_class"),
+            "seed": cell.config.seed,
+            "overrides": cell.overrides,
+            "command": shlex.join(["warmstart", "train", *cell.overrides]),
+        }
+
+    def _write(self, config: DictConfig, entries: list[dict[str, Any]]) -> None:
+        declared = config.get("comparison")
+        if declared is None:
+            return
+        content = {
+            "name": declared.name,
+            "reference": declared.reference,
+            "metric": declared.metric,
+            "command": self.command,
+            "cells": entries,
+        }
+        self.folder = Path(config.out) / "comparisons" / declared.name
+        text = json.dumps(content, indent=1)
+        publish(self.folder / "cells.json", lambda part: _write_text(part, text))
+
+
+def outcome(record: Record) -> str:
+    """Return the line about a finished run."""
+    name = "test/accuracy" if record.test_opened else "val/accuracy"
+    return f"{name} {record.metrics[name]:.4f} in {record.timing['total_seconds']:.1f} s"
+
+
+def _arm_of(config: DictConfig) -> str:
+    return f"{config.choices.init}/{config.choices.strategy}"
+
+
+def _check_arm(config: DictConfig, arguments: Sequence[Override]) -> None:
+    """Refuse to override on the command line what the swept arms set themselves.
+
+    Otherwise a table would say ``scratch`` of something that is not the arm of this name.
+    """
+    if config.arm is None:
+        return
+    keys = _arm_keys(str(config.arm), config.config_dirs)
+    for override in arguments:
+        key = override.key_or_group
+        for own in keys:
+            if own == key or own.startswith(f"{key}.") or key.startswith(f"{own}."):
+                raise ConfigError(
+                    f"{override.input_line!r} overrides what the arm {config.arm} sets ({own}); "
+                    "change the arm's file, or write an arm of your own with --config-dir"
+                )
+
+
+def _arm_keys(arm: str, config_dirs: Sequence[str]) -> list[str]:
+    for root in (*map(Path, config_dirs), conf_folder()):
+        path = root / "arm" / f"{arm}.yaml"
+        if path.is_file():
+            content = yaml.safe_load(path.read_text())
+            defaults = content.pop("defaults", [])
+            groups = [name.split("/")[-1] for entry in defaults if entry != "_self_" for name in entry]
+            return [*groups, *_leaves(content)]
+    return []
+
+
+def _leaves(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return [prefix]
+    return [leaf for key, value in node.items() for leaf in _leaves(value, f"{prefix}.{key}".strip("."))]
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text)

@@ -1,0 +1,141 @@
+"""The command: ``warmstart train | compare | report``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from warmstart.errors import ConfigError, RunError, nearest
+
+_USAGE = """\
+usage: warmstart COMMAND ...
+
+From scratch, or from pretrained weights? Compare them on your own images, with evidence.
+
+commands:
+  train [overrides]                      one run; -m sweeps over values with commas
+  compare comparison=NAME [overrides]    arms x data sizes x seeds, then the report
+  report DIR... [--out FILE]             table and HTML from the records on disk
+
+  warmstart COMMAND --help               more about one of them
+  warmstart --version
+"""
+_COMMANDS = ("train", "compare", "report")
+_DONE, _FAILED, _WRONG, _INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 done, 1 a run failed, 2 wrong usage or config."""
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(args)
+    except ConfigError as error:
+        return _complain(error, _WRONG)
+    except RunError as error:
+        return _complain(error, _FAILED)
+    except KeyboardInterrupt:
+        return _complain("stopped; the same command goes on from the last checkpoint", _INTERRUPTED)
+    except BrokenPipeError:
+        # The reader has gone, for example `warmstart report ... | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _DONE
+
+
+def _complain(error: object, code: int) -> int:
+    if os.environ.get("HYDRA_FULL_ERROR") == "1" and isinstance(error, BaseException):
+        raise error
+    print(f"warmstart: {error}", file=sys.stderr)
+    return code
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help"):
+        print(_USAGE, end="")
+        return _DONE if args else _WRONG
+    if args[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"warmstart {version('warmstart')}")
+        return _DONE
+    command, rest = args[0], args[1:]
+    if command in ("-sc", "--shell-completion"):
+        return _complete(args)
+    if command == "report":
+        return _report(rest)
+    if command in ("train", "compare"):
+        return _hydra(command, rest)
+    raise ConfigError(
+        f"there is no command {command!r}; use one of {', '.join(_COMMANDS)}"
+        f"{nearest(command, _COMMANDS)}"
+    )
+
+
+def _hydra(command: str, args: list[str]) -> int:
+    from warmstart.app import run_app
+
+    # The default action would skip every `finally`; an interrupt takes the way of Ctrl-C.
+    signal.signal(signal.SIGTERM, _interrupt)
+    return run_app(command, args)
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _report(args: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="warmstart report",
+        description="Print the table of a comparison and write its HTML page, from records alone.",
+    )
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="an output folder, a comparison in it, or a run",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="where the page goes (default: DIR/report.html)"
+    )
+    options = parser.parse_args(args)
+    from warmstart.summary import summarize
+
+    summarize(options.folders, options.out)
+    return _DONE
+
+
+def _complete(args: list[str]) -> int:
+    """Answer the shell's completion script, which Hydra made and which knows no subcommands."""
+    with _without_subcommand() as word:
+        if word is None:
+            return _DONE
+        return _hydra(word, args)
+
+
+@contextlib.contextmanager
+def _without_subcommand() -> Iterator[str | None]:
+    """Take the subcommand out of the line to complete; print the commands where it is missing."""
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split()
+    if len(words) < 2 or (len(words) == 2 and not line.endswith(" ")):
+        given = words[1] if len(words) == 2 else ""
+        print(" ".join(name for name in _COMMANDS if name.startswith(given)))
+        yield None
+        return
+    if words[1] not in ("train", "compare"):
+        yield None
+        return
+    shorter = line.replace(f"{words[1]} ", "", 1)
+    removed = len(line) - len(shorter)
+    before = {name: os.environ.get(name) for name in ("COMP_LINE", "COMP_POINT")}
+    os.environ["COMP_LINE"] = shorter
+    os.environ["COMP_POINT"] = str(int(before["COMP_POINT"] or len(line)) - removed)
+    try:
+        yield words[1]
+    finally:
+        os.environ.update({name: value for name, value in before.items() if value is not None})

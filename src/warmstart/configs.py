@@ -1,0 +1,233 @@
+"""From overrides to a checked config: Hydra composes, and what is wrong becomes one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from warmstart.errors import ConfigError, choose, nearest
+
+# Each group's `_target_` must lie in one module of ours; nothing else is ever imported or called.
+TARGETS = {
+    "data": "warmstart.data.",
+    "augment": "warmstart.data.augment.",
+    "model": "warmstart.models.",
+    "init": "warmstart.models.init.",
+    "strategy": "warmstart.strategies.phases.",
+    "optimizer": "warmstart.optim.optimizers.",
+    "scheduler": "warmstart.optim.schedules.",
+    "trainer": "warmstart.trainer.",
+    "logger": "warmstart.callbacks.",
+}
+# What the run itself reads in a group's node, and what it passes to the target.
+OWN_KEYS = {"data": {"per_class"}}
+
+
+def folder() -> Path:
+    """Return the folder of the shipped configs, in a wheel or in a checkout."""
+    here = Path(__file__).resolve().parent
+    for candidate in (here / "conf", here.parents[1] / "conf"):
+        if (candidate / "train.yaml").is_file():
+            return candidate
+    raise ConfigError(f"the installation is broken: no conf/train.yaml near {here}; install it again")
+
+
+def compose(overrides: Sequence[str] = (), *, config_dirs: Sequence[str] = ()) -> DictConfig:
+    """Return the config of one run, for ``warmstart.train`` or to look at.
+
+    Args:
+        overrides: As on the command line, for example ``["data=digits", "steps=100"]``.
+        config_dirs: Folders with configs of your own.
+
+    Raises:
+        ConfigError: An override names no key or option, or does not parse.
+    """
+    with _outside_hydra(), explained(overrides):
+        check_config_dirs(config_dirs)
+        extra = [f"hydra.searchpath=[{','.join(map(_search_path, config_dirs))}]"] if config_dirs else []
+        with initialize_config_dir(config_dir=str(folder()), version_base="1.3"):
+            cfg = hydra_compose("train", [*overrides, *extra], return_hydra_config=True)
+    return without_hydra(cfg, cfg.hydra, config_dirs)
+
+
+def without_hydra(cfg: DictConfig, hydra: DictConfig, config_dirs: Sequence[str]) -> DictConfig:
+    """Return the job's part of a composed config, with the options that were chosen.
+
+    Args:
+        cfg: With or without its ``hydra`` node.
+        hydra: That node.
+        config_dirs: Of the user.
+    """
+    choices = {
+        name: str(option)
+        for name, option in hydra.runtime.choices.items()
+        if name in TARGETS and option is not None
+    }
+    with open_dict(cfg):
+        cfg.pop("hydra", None)
+        cfg.choices = choices
+        cfg.arm = hydra.runtime.choices.get("arm")
+        cfg.comparison = cfg.get("comparison")
+        cfg.config_dirs = list(config_dirs)
+    return cfg
+
+
+def config_dirs_of(hydra: DictConfig) -> list[str]:
+    """Return the user's config folders, from Hydra's own node."""
+    sources = hydra.runtime.config_sources
+    return [
+        str(source.path)
+        for source in sources
+        if source.schema == "file" and source.provider not in ("main", "hydra", "schema")
+    ]
+
+
+def check_config_dirs(config_dirs: Sequence[str]) -> None:
+    """Refuse folders that are missing, or that hold a file with the name of a shipped one.
+
+    Hydra would ignore such a file silently.
+    """
+    shipped = {path.relative_to(folder()) for path in folder().rglob("*.yaml")}
+    for name in config_dirs:
+        own = Path(name)
+        if not own.is_dir():
+            raise ConfigError(f"the config folder {name!r} does not exist; give an existing folder")
+        for path in sorted(own.rglob("*.yaml")):
+            if path.relative_to(own) in shipped:
+                raise ConfigError(
+                    f"{path} has the name of a shipped config, which would hide it; rename yours"
+                )
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """Return the resolved config as plain dicts and lists, checked against its targets.
+
+    Raises:
+        ConfigError: A value is missing, an interpolation broken, a key or target unknown.
+    """
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise ConfigError(f"{missing[0]} has no value; give it one: {missing[0]}=VALUE")
+    try:
+        content = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the config does not resolve: {_first_line(error)}") from error
+    assert isinstance(content, dict)
+    result = {str(name): value for name, value in content.items()}
+    for name, node in result.items():
+        if name not in top_level_keys():
+            raise ConfigError(
+                f"there is no key {name!r}; allowed are {', '.join(sorted(top_level_keys()))}"
+                f"{nearest(name, top_level_keys())}"
+            )
+        if name in TARGETS:
+            _check_node(name, node)
+    return result
+
+
+@cache
+def top_level_keys() -> frozenset[str]:
+    """Return the keys that a run's config may have: what the shipped ``train.yaml`` names."""
+    content = yaml.safe_load((folder() / "train.yaml").read_text())
+    groups = {name.split()[-1] for entry in content["defaults"] if entry != "_self_" for name in entry}
+    scalars = set(content) - {"defaults", "hydra"}
+    return frozenset(groups | scalars | {"choices", "config_dirs"})
+
+
+def build(group: str, node: Mapping[str, Any], /, *args: Any, **passed: Any) -> Any:
+    """Call the target of a config group with the keys of its node and what the run passes.
+
+    What the target does not take of `passed` is left out: not every data set needs a store.
+    """
+    target = get_object(node["_target_"])
+    takes = inspect.signature(target).parameters
+    keys = {k: v for k, v in node.items() if k != "_target_" and k not in OWN_KEYS.get(group, ())}
+    extra = {k: v for k, v in passed.items() if k in takes and keys.get(k) is None}
+    return target(*args, **{**keys, **extra})
+
+
+def _check_node(name: str, node: Any) -> None:
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ConfigError(f"{name} is {node!r}, but must name one of the options of conf/{name}")
+    target = str(node["_target_"])
+    if not target.startswith(TARGETS[name]):
+        raise ConfigError(f"{name}._target_ is {target!r}, but must lie in {TARGETS[name]}*")
+    try:
+        found = get_object(target)
+    except Exception as error:
+        raise ConfigError(f"{name}._target_ is {target!r}, which does not exist") from error
+    if not str(getattr(found, "__module__", "")).startswith("warmstart.") or not callable(found):
+        raise ConfigError(f"{name}._target_ is {target!r}, which is not of warmstart")
+    allowed = set(inspect.signature(found).parameters) | OWN_KEYS.get(name, set())
+    for key in node:
+        if key != "_target_" and key not in allowed:
+            own = sorted(allowed - {"groups", "steps", "store", "folder", "labels"})
+            raise ConfigError(
+                f"there is no key {name}.{key}; allowed are {', '.join(own)}{nearest(key, own)}"
+            )
+
+
+@contextlib.contextmanager
+def explained(overrides: Sequence[str] = ()) -> Iterator[None]:
+    """Turn what Hydra raises about a composition into one sentence."""
+    try:
+        yield
+    except MissingConfigException as error:
+        group, _, option = str(error.missing_cfg_file or "").rpartition("/")
+        if error.options:
+            raise choose(group or "the config", option, error.options) from error
+        raise ConfigError(
+            f"there is no config {error.missing_cfg_file!r}; the groups are {', '.join(sorted(TARGETS))}"
+        ) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_sentence(error, overrides)) from error
+
+
+def _sentence(error: Exception, overrides: Sequence[str]) -> str:
+    cause = error.__cause__
+    key = str(getattr(cause, "full_key", "") or "")
+    if not key and "Could not override '" in str(error):
+        key = str(error).split("'")[1].partition("@")[0]
+    if key:
+        parent, _, name = key.rpartition(".")
+        node = getattr(cause, "parent_node", None)
+        known = [str(k) for k in node] if isinstance(node, Mapping) else []
+        if not parent:
+            known = sorted(top_level_keys() - {"choices", "config_dirs"})
+        known = [k for k in known if k not in ("_target_", "hydra")]
+        return f"there is no key {key!r}; allowed are {', '.join(known)}{nearest(name, known)}"
+    return f"the overrides {' '.join(overrides)!r} do not compose: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or str(error.__cause__ or type(error).__name__)
+    return text.splitlines()[0]
+
+
+def _search_path(name: str) -> str:
+    return "file://" + str(Path(os.path.expanduser(name)).resolve())
+
+
+@contextlib.contextmanager
+def _outside_hydra() -> Iterator[None]:
+    """Let Hydra compose in a process where it already runs a job."""
+    instance = GlobalHydra.instance()
+    running, instance.hydra = instance.hydra, None
+    try:
+        yield
+    finally:
+        instance.hydra = running

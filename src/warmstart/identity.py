@@ -1,0 +1,66 @@
+"""Which run is which: the key of a run is a hash of all that can change its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from warmstart.results.record import RESULT_VERSION
+
+# Keys of the config that cannot change a result, or whose effect a digest stands for.
+NOT_IDENTITY = (
+    "arm",
+    "checkpoint_seconds",
+    "choices",
+    "comparison",
+    "config_dirs",
+    "data.download",
+    "data.root",
+    "init.weights",
+    "keep",
+    "logger",
+    "model.weights",
+    "out",
+    "source",
+    "store",
+    "trainer.workers",
+)
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a resolved config that belongs to a run's identity."""
+    return _without(config, "")
+
+
+def key(config: Mapping[str, Any], *, data: str, weights: str | None) -> str:
+    """Return the key of a run.
+
+    Args:
+        config: Resolved, device and steps included.
+        data: Digest of the data set.
+        weights: Digest of the weights, or the key of the source run; None from scratch.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    content = {
+        "config": identity(config),
+        "data": data,
+        "weights": weights,
+        "result_version": RESULT_VERSION,
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _without(node: Any, path: str) -> Any:
+    if not isinstance(node, Mapping):
+        return node
+    result = {}
+    for name, value in node.items():
+        below = f"{path}.{name}" if path else str(name)
+        if below not in NOT_IDENTITY:
+            result[name] = _without(value, below)
+    return result

@@ -1,0 +1,94 @@
+"""Residual networks for 32x32 images: ResNet-20, -56 and others of depth 6n + 2.
+
+He et al., Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2: n blocks at each
+of 16, 32 and 64 channels, and shortcuts without parameters ("option A"): where the shape changes,
+every second pixel is taken and the new channels are zero. Parameters are named as in the
+widespread checkpoints for this family (``layer1.0.conv1.weight``, ``linear.weight``).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from warmstart.errors import ConfigError
+from warmstart.models.architecture import Architecture, Input
+from warmstart.models.layers import at_granularity
+
+# The published weights of this family were trained with ImageNet's statistics.
+_INPUT = Input(size=32, channels=3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+_WIDTHS = (16, 32, 64)
+
+
+def cifar_resnet(
+    *, depth: int = 20, granularity: str = "stage", weights: str | None = None
+) -> Architecture:
+    """Return a ResNet for 32x32 RGB images.
+
+    Args:
+        depth: 6n + 2, for example 20 or 56.
+        granularity: ``stage`` (5 groups) or ``block`` (one group per residual block).
+        weights: The default of ``init.weights``.
+
+    Raises:
+        ConfigError: `depth` is not of that form.
+    """
+    if depth < 8 or (depth - 2) % 6:
+        raise ConfigError(
+            f"model.depth is {depth}, but must be 6n + 2, for example 20, 32, 44, 56 or 110"
+        )
+    blocks = (depth - 2) // 6
+    stages = {f"layer{i}": [f"layer{i}"] for i in (1, 2, 3)}
+    singles = {f"layer{i}.{j}": [f"layer{i}.{j}"] for i in (1, 2, 3) for j in range(blocks)}
+    stem, head = {"stem": ["conv1", "bn1"]}, {"head": ["linear"]}
+    layouts = {"stage": stem | stages | head, "block": stem | singles | head}
+    return Architecture(
+        name=f"resnet{depth}",
+        build=functools.partial(_CifarResNet, blocks),
+        layout=at_granularity(granularity, layouts),
+        input=_INPUT,
+        weights=weights,
+    )
+
+
+class _Block(nn.Module):
+    def __init__(self, before: int, width: int) -> None:
+        super().__init__()
+        self.stride = 1 if before == width else 2
+        self.conv1 = nn.Conv2d(before, width, 3, stride=self.stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        if self.stride != 1:
+            new = out.shape[1] - x.shape[1]
+            # Option A centres the old channels among the new zeros.
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, new // 2, new - new // 2))
+        return F.relu(out + x)
+
+
+class _CifarResNet(nn.Module):
+    def __init__(self, blocks: int, channels: int, classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, _WIDTHS[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(_WIDTHS[0])
+        before = _WIDTHS[0]
+        for index, width in enumerate(_WIDTHS, start=1):
+            stage = nn.Sequential(_Block(before, width))
+            stage.extend(_Block(width, width) for _ in range(blocks - 1))
+            self.add_module(f"layer{index}", stage)
+            before = width
+        self.linear = nn.Linear(before, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images [n, channels, h, w] to logits [n, classes]."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        for index in (1, 2, 3):
+            x = self.get_submodule(f"layer{index}")(x)
+        return self.linear(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))  # type: ignore[no-any-return]

@@ -1,0 +1,55 @@
+"""A small convolutional net for small images."""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import nn
+
+from warmstart.models.architecture import Architecture
+from warmstart.models.layers import at_granularity
+
+
+def small_cnn(
+    *,
+    widths: Sequence[int] = (16, 32, 48, 64),
+    granularity: str = "stage",
+    weights: str | None = None,
+) -> Architecture:
+    """Return a chain of 3x3 convolutions with BatchNorm and ReLU, under a linear head.
+
+    The image is halved by max pooling after the second convolution and averaged over its area
+    before the head. With the default widths and up to 64 classes it has under 60,000 parameters.
+
+    Args:
+        widths: Output channels of each convolution.
+        granularity: ``stage`` or ``block``; here both give one group per convolution.
+        weights: The default of ``init.weights``.
+    """
+    layout = {f"conv{i + 1}": [f"conv{i + 1}"] for i in range(len(widths))} | {"head": ["head"]}
+    return Architecture(
+        name="small_cnn",
+        build=functools.partial(_build, tuple(widths)),
+        layout=at_granularity(granularity, {"stage": layout, "block": layout}),
+        weights=weights,
+    )
+
+
+def _build(widths: tuple[int, ...], channels: int, classes: int) -> nn.Module:
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    before = channels
+    for index, width in enumerate(widths):
+        layers[f"conv{index + 1}"] = nn.Sequential(
+            nn.Conv2d(before, width, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        )
+        if index == 1:
+            layers["pool"] = nn.MaxPool2d(2)
+        before = width
+    layers["average"] = nn.AdaptiveAvgPool2d(1)
+    layers["flatten"] = nn.Flatten()
+    layers["head"] = nn.Linear(before, classes)
+    return nn.Sequential(layers)

@@ -1,0 +1,59 @@
+"""Learning-rate schedules: functions from the step to a factor on the base rate.
+
+Each has a linear warm-up, ``(step + 1) / warmup_steps``; what follows is a function of the
+progress t in [0, 1) over the remaining steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from warmstart.errors import ConfigError
+
+Schedule = Callable[[int], float]
+
+
+def constant(*, steps: int, warmup_steps: int = 0) -> Schedule:
+    """Keep the base rate."""
+    return _with_warmup(lambda t: 1.0, steps, warmup_steps)
+
+
+def step(
+    *, steps: int, warmup_steps: int = 0, at: Sequence[float] = (0.5, 0.75), factor: float = 0.1
+) -> Schedule:
+    """Multiply the rate by `factor` at each of the fractions `at` of the progress."""
+    if any(not 0 < fraction < 1 for fraction in at):
+        raise ConfigError(f"scheduler.at is {list(at)}, but must be fractions between 0 and 1")
+    return _with_warmup(lambda t: factor ** sum(t >= f for f in at), steps, warmup_steps)
+
+
+def cosine(*, steps: int, warmup_steps: int = 0) -> Schedule:
+    """Fall as (1 + cos(pi t)) / 2.
+
+    Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, ICLR 2017, eq. 5,
+    without restarts.
+    """
+    return _with_warmup(lambda t: (1 + math.cos(math.pi * t)) / 2, steps, warmup_steps)
+
+
+def linear(*, steps: int, warmup_steps: int = 0) -> Schedule:
+    """Fall as 1 - t."""
+    return _with_warmup(lambda t: 1 - t, steps, warmup_steps)
+
+
+def _with_warmup(shape: Callable[[float], float], steps: int, warmup_steps: int) -> Schedule:
+    if isinstance(warmup_steps, bool) or not isinstance(warmup_steps, int) or warmup_steps < 0:
+        raise ConfigError(f"scheduler.warmup_steps is {warmup_steps!r}, but must be a whole number")
+    if warmup_steps and warmup_steps >= steps:
+        raise ConfigError(
+            f"scheduler.warmup_steps is {warmup_steps}, but the run has only {steps} steps; "
+            "give fewer, or a longer run"
+        )
+
+    def factor(now: int) -> float:
+        if now < warmup_steps:
+            return (now + 1) / warmup_steps
+        return shape((now - warmup_steps) / (steps - warmup_steps))
+
+    return factor

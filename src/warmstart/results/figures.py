@@ -1,0 +1,246 @@
+"""The plots of a report, as Plotly figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from warmstart.results.comparison import Cell, Comparison
+from warmstart.results.metric import Metric, size_label
+from warmstart.results.record import Record
+
+# Okabe and Ito (2008), "Color Universal Design"; without black and yellow, which one of the light
+# and the dark page would swallow.
+COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+DASHES = ("solid", "dash", "dot", "dashdot")
+GRID = "rgba(128,128,128,0.22)"
+POINTS_PER_CURVE = 80
+STEP_METRIC = Metric("val/accuracy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """How an arm is drawn in every figure."""
+
+    color: str
+    symbol: str
+    dash: str
+
+    def faint(self, opacity: float) -> str:
+        """Return the color with an opacity."""
+        red, green, blue = (int(self.color[i : i + 2], 16) for i in (1, 3, 5))
+        return f"rgba({red},{green},{blue},{opacity})"
+
+
+def styles(arms: Sequence[str]) -> dict[str, Style]:
+    """Return one style per arm, told apart by color, then also by dash."""
+    return {
+        arm: Style(
+            COLORS[i % len(COLORS)],
+            SYMBOLS[i % len(SYMBOLS)],
+            DASHES[i // len(COLORS) % len(DASHES)],
+        )
+        for i, arm in enumerate(arms)
+    }
+
+
+def sample_efficiency(comparison: Comparison) -> go.Figure:
+    """Plot the metric over images per class: means, 95 % intervals, and one dot per seed."""
+    metric, figure = comparison.metric, go.Figure()
+    places = _places(comparison.sizes)
+    for rank, (arm, style) in enumerate(styles(comparison.arms).items()):
+        # Arms stand beside each other, so that their intervals do not hide one another.
+        shift = 1 + 0.035 * (rank - (len(comparison.arms) - 1) / 2)
+        rows = [
+            (places[size] * shift, size, interval)
+            for size in comparison.sizes
+            if (interval := comparison.interval(arm, size))
+        ]
+        dots = [
+            (places[size] * shift, value * metric.factor)
+            for size in comparison.sizes
+            for cell in comparison.finished(arm, size).values()
+            if (value := cell.value(metric.name)) is not None
+        ]
+        figure.add_scatter(
+            x=[x for x, _ in dots],
+            y=[y for _, y in dots],
+            mode="markers",
+            marker={"color": style.faint(0.35), "size": 5},
+            hoverinfo="skip",
+        )
+        half = [(i.high - i.mean) * metric.factor if i.high is not None else 0 for _, _, i in rows]
+        figure.add_scatter(
+            x=[x for x, _, _ in rows],
+            y=[i.mean * metric.factor for _, _, i in rows],
+            error_y={"type": "data", "array": half, "thickness": 1.6, "width": 4},
+            mode="lines+markers",
+            name=_safe(arm),
+            line={"color": style.color, "width": 2.2, "dash": style.dash},
+            marker={"symbol": style.symbol, "size": 9},
+            text=[
+                f"{_safe(arm)}, {size_label(size)} per class<br>{metric.value(i.mean)}"
+                f"{metric.unit} {metric.ends(i)}<br>{i.n} seeds"
+                for _, size, i in rows
+            ],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    _lay_out(figure, height=430)
+    _size_axis(figure, places)
+    figure.update_yaxes(title_text=_axis(metric))
+    return figure
+
+
+def learning_curves(comparison: Comparison, size: int | None, *, over: str) -> go.Figure:
+    """Plot validation accuracy of one size over ``steps`` or ``seconds`` of training.
+
+    Thin lines are seeds. The thick line is the mean over seeds at the steps that all of them
+    share; over seconds it stands at the mean time at which these steps were reached.
+    """
+    figure = go.Figure()
+    for arm, style in styles(comparison.arms).items():
+        runs = [c.record for c in comparison.finished(arm, size).values() if c.record]
+        curves = [curve for run in runs if (curve := _curve(run)) is not None]
+        if not curves:
+            continue
+        column = 0 if over == "steps" else 1
+        gap = np.full((1, 3), np.nan)
+        seeds = np.concatenate([part for curve in curves for part in (_thinned(curve), gap)])
+        figure.add_scatter(
+            x=_numbers(seeds[:, column]),
+            y=_numbers(seeds[:, 2]),
+            mode="lines",
+            line={"color": style.faint(0.28), "width": 1},
+            hoverinfo="skip",
+        )
+        shared = set.intersection(*(set(curve[:, 0]) for curve in curves))
+        kept = [curve[[step in shared for step in curve[:, 0]]] for curve in curves]
+        mean = _thinned(np.mean(kept, axis=0))
+        figure.add_scatter(
+            x=_numbers(mean[:, column]),
+            y=_numbers(mean[:, 2]),
+            mode="lines",
+            name=_safe(arm),
+            line={"color": style.color, "width": 2.2, "dash": style.dash},
+            hovertemplate=f"{_safe(arm)}: %{{y:.1f}}% at %{{x:,.4~g}} {over}<extra></extra>",
+        )
+    _lay_out(figure, height=230)
+    figure.update_xaxes(title_text="Step" if over == "steps" else "Seconds of training")
+    figure.update_yaxes(title_text=_axis(STEP_METRIC), nticks=6)
+    return figure
+
+
+def run_time(comparison: Comparison) -> go.Figure:
+    """Plot seconds of training over images per class: means, and one dot per run."""
+    figure, places = go.Figure(), _places(comparison.sizes)
+    for rank, (arm, style) in enumerate(styles(comparison.arms).items()):
+        shift = 1 + 0.035 * (rank - (len(comparison.arms) - 1) / 2)
+        times = {size: train_seconds(comparison, arm, size) for size in comparison.sizes}
+        dots = [(places[size] * shift, t) for size, found in times.items() for t in found]
+        means = [(places[s] * shift, float(np.mean(t))) for s, t in times.items() if t]
+        figure.add_scatter(
+            x=[x for x, _ in dots],
+            y=[y for _, y in dots],
+            mode="markers",
+            marker={"color": style.faint(0.4), "size": 5},
+            hoverinfo="skip",
+        )
+        figure.add_scatter(
+            x=[x for x, _ in means],
+            y=[y for _, y in means],
+            mode="lines+markers",
+            name=_safe(arm),
+            line={"color": style.color, "width": 2, "dash": style.dash},
+            marker={"symbol": style.symbol, "size": 8},
+            hovertemplate=f"{_safe(arm)}: %{{y:.3~g}} s<extra></extra>",
+        )
+    _lay_out(figure, height=300)
+    _size_axis(figure, places)
+    figure.update_yaxes(title_text="Training time per run (s)", rangemode="tozero")
+    return figure
+
+
+def train_seconds(comparison: Comparison, arm: str, size: int | None) -> list[float]:
+    """Return the seconds of training of the finished runs of an arm at a size."""
+    records = [cell.record for cell in comparison.finished(arm, size).values() if cell.record]
+    return [float(r.timing["train_seconds"]) for r in records if "train_seconds" in r.timing]
+
+
+def has_curves(cells: Sequence[Cell]) -> bool:
+    """Return whether any of the cells has a learning curve to draw."""
+    return any(cell.record and _curve(cell.record) is not None for cell in cells)
+
+
+def _curve(run: Record) -> np.ndarray | None:
+    """Return step, seconds and validation accuracy in %, shape [n, 3]; None without them."""
+    curve = run.curves.get("val", {})
+    steps, values = curve.get("step", []), curve.get("accuracy", [])
+    if not steps or len(steps) != len(values):
+        return None
+    seconds = run.timing.get("curves", {}).get("val", [])
+    if len(seconds) != len(steps):
+        seconds = [float("nan")] * len(steps)
+    return np.array([steps, seconds, np.multiply(values, STEP_METRIC.factor)], dtype=float).T
+
+
+def _thinned(curve: np.ndarray) -> np.ndarray:
+    """Return at most about `POINTS_PER_CURVE` rows, evenly, with the first and the last."""
+    if len(curve) <= POINTS_PER_CURVE:
+        return curve
+    rows = np.linspace(0, len(curve) - 1, POINTS_PER_CURVE).round().astype(int)
+    return np.asarray(curve[rows])
+
+
+def _numbers(column: np.ndarray) -> list[float | None]:
+    """Return plain numbers of four decimals, which take less room than binary arrays as text."""
+    return [None if np.isnan(value) else round(float(value), 4) for value in column]
+
+
+def _places(sizes: Sequence[int | None]) -> dict[int | None, float]:
+    """Return each size's place on the log axis; all images stand one doubling to the right."""
+    largest = max((size for size in sizes if size is not None), default=1)
+    return {size: 2.0 * largest if size is None else float(size) for size in sizes}
+
+
+def _size_axis(figure: go.Figure, places: dict[int | None, float]) -> None:
+    ends = np.log10([min(places.values()), max(places.values())])
+    margin = 0.06 + 0.03 * (ends[1] - ends[0])
+    figure.update_xaxes(
+        type="log",
+        range=[float(ends[0] - margin), float(ends[1] + margin)],
+        tickvals=list(places.values()),
+        ticktext=[size_label(size) for size in places],
+        title_text="Training images per class",
+        showgrid=False,
+    )
+
+
+def _axis(metric: Metric) -> str:
+    unit = f" ({metric.unit})" if metric.unit else ""
+    return _safe(metric.label[0].upper() + metric.label[1:] + unit)
+
+
+def _lay_out(figure: go.Figure, *, height: int) -> None:
+    """Leave color of text, font and background to the page, which knows light from dark."""
+    figure.update_layout(
+        template="none",
+        height=height,
+        margin={"l": 56, "r": 12, "t": 10, "b": 46},
+        showlegend=False,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        hovermode="closest",
+    )
+    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "automargin": True}
+    figure.update_xaxes(showline=True, ticks="outside", tickcolor=GRID, **axis)
+    figure.update_yaxes(**axis)
+
+
+def _safe(name: str) -> str:
+    """Escape a name for Plotly, whose labels are a little HTML."""
+    return html.escape(name, quote=False)

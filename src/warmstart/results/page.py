@@ -1,0 +1,247 @@
+"""The report: one HTML file that needs nothing but itself."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from warmstart.results import figures
+from warmstart.results.comparison import Cell, Comparison
+from warmstart.results.differences import Difference, differences
+from warmstart.results.metric import Metric, size_label
+from warmstart.results.statistics import Interval
+from warmstart.results.verdict import findings, grounds, outcome_label, p_label, problem
+from warmstart.store import publish
+
+TEMPLATE = "page.html.j2"
+# Width of a drawn interval in the table of differences, in pixels.
+DRAWN_WIDTH = 160
+
+
+def write(comparisons: Sequence[Comparison], path: Path) -> None:
+    """Write the report of one or more comparisons atomically to `path`.
+
+    Raises:
+        ConfigError: A file of predictions is damaged.
+    """
+    text = render(comparisons)
+    publish(path, lambda part: _write_text(part, text))
+
+
+def render(comparisons: Sequence[Comparison]) -> str:
+    """Return the report as HTML, with the plots' library inside."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["minus"] = _minus
+    sections = [_section(comparison, i) for i, comparison in enumerate(comparisons)]
+    drawn = {name: text for section in sections for name, text in section["figures"].items()}
+    return environment.get_template(TEMPLATE).render(
+        title=", ".join(comparison.name for comparison in comparisons),
+        sections=sections,
+        figures=Markup(",\n".join(f'"{name}": {text}' for name, text in drawn.items())),
+        plotly=Markup(get_plotlyjs()),
+    )
+
+
+def _section(comparison: Comparison, index: int) -> dict[str, Any]:
+    found = differences(comparison)
+    styles = figures.styles(comparison.arms)
+    drawn = _figures(comparison, index)
+    return {
+        "id": f"c{index}",
+        "comparison": comparison,
+        "metric": comparison.metric,
+        "styles": styles,
+        "problems": [problem(cell, comparison.metric) for cell in comparison.unfinished],
+        "findings": findings(comparison, found),
+        "grounds": grounds(comparison, found),
+        "sizes": [size_label(size) for size in comparison.sizes],
+        "table": _table(comparison),
+        "differences": _differences(comparison, found, styles),
+        "family": sum(d.interval.low is not None for d in found),
+        "figures": {name: _json(figure) for name, figure in drawn.items()},
+        "curve_sizes": [
+            (size_label(size), f"c{index}-steps-{i}", f"c{index}-seconds-{i}")
+            for i, size in enumerate(comparison.sizes)
+            if f"c{index}-steps-{i}" in drawn
+        ],
+        "others": _other_metrics(comparison),
+        "times": _times(comparison),
+        "config": comparison.config_differences(),
+        "runs": [_row(cell, comparison.metric) for cell in comparison.cells],
+        "versions": comparison.versions(),
+        "environment": _environment(comparison),
+    }
+
+
+def _table(comparison: Comparison) -> list[tuple[str, list[dict[str, Any] | None]]]:
+    metric = comparison.metric
+
+    def entry(interval: Interval | None) -> dict[str, Any] | None:
+        if interval is None:
+            return None
+        mean, ends = metric.value(interval.mean), metric.ends(interval)
+        return {"mean": mean, "ends": "" if interval.low is None else ends, "n": interval.n}
+
+    return [
+        (arm, [entry(comparison.interval(arm, size)) for size in comparison.sizes])
+        for arm in comparison.arms
+    ]
+
+
+def _differences(
+    comparison: Comparison, found: Sequence[Difference], styles: dict[str, figures.Style]
+) -> list[dict[str, Any]]:
+    metric = comparison.metric
+    ends = [0.0] + [
+        end
+        for d in found
+        for i in (d.interval, d.simultaneous)
+        for end in (i.mean, i.low, i.high)
+        if end is not None
+    ]
+    low, span = min(ends), max(max(ends) - min(ends), 1e-9)
+
+    def place(value: float) -> float:
+        return round(6 + (value - low) / span * (DRAWN_WIDTH - 12), 1)
+
+    def line(interval: Interval) -> tuple[float, float] | None:
+        if interval.low is None or interval.high is None:
+            return None
+        return place(interval.low), place(interval.high)
+
+    return [
+        {
+            "arm": d.arm,
+            "first": i == 0 or found[i - 1].arm != d.arm,
+            "rows": sum(other.arm == d.arm for other in found),
+            "size": size_label(d.size),
+            "n": d.interval.n,
+            "mean": metric.value(d.interval.mean, sign=True),
+            "interval": metric.ends(d.interval, sign=True),
+            "simultaneous": metric.ends(d.simultaneous, sign=True),
+            "over_images": metric.ends(d.over_images, sign=True) if d.over_images else "-",
+            "p": p_label(d),
+            "unpaired": d.unpaired_because,
+            "outcome": outcome_label(d),
+            "kind": d.outcome,
+            "color": styles[d.arm].color,
+            "width": DRAWN_WIDTH,
+            "zero": place(0.0),
+            "dot": place(d.interval.mean),
+            "thick": line(d.interval),
+            "thin": line(d.simultaneous),
+        }
+        for i, d in enumerate(found)
+    ]
+
+
+def _figures(comparison: Comparison, index: int) -> dict[str, Any]:
+    if all(cell.value(comparison.metric.name) is None for cell in comparison.cells):
+        return {}
+    drawn = {
+        f"c{index}-efficiency": figures.sample_efficiency(comparison),
+        f"c{index}-time": figures.run_time(comparison),
+    }
+    for i, size in enumerate(comparison.sizes):
+        if figures.has_curves([cell for cell in comparison.cells if cell.size == size]):
+            for over in ("steps", "seconds"):
+                figure = figures.learning_curves(comparison, size, over=over)
+                drawn[f"c{index}-{over}-{i}"] = figure
+    return drawn
+
+
+def _json(figure: Any) -> str:
+    """Return a figure as JSON that can stand in a script element, whatever the names in it."""
+    text: str = figure.to_json()
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _other_metrics(comparison: Comparison) -> dict[str, Any]:
+    split = comparison.metric.name.partition("/")[0]
+    names = sorted(
+        {name for cell in comparison.cells if cell.record for name in cell.record.metrics}
+    )
+    shown = [Metric(n) for n in names if n.startswith(f"{split}/") and n != comparison.metric.name]
+    rows = []
+    for size in comparison.sizes:
+        for arm in comparison.arms:
+            entries = [(m, comparison.interval(arm, size, metric=m.name)) for m in shown]
+            if any(interval for _, interval in entries):
+                rows.append((size_label(size), arm, [_plus_minus(m, i) for m, i in entries]))
+    return {"metrics": shown, "rows": rows}
+
+
+def _plus_minus(metric: Metric, interval: Interval | None) -> tuple[str, str]:
+    if interval is None:
+        return "-", ""
+    half = "" if interval.high is None else metric.value(interval.high - interval.mean)
+    return metric.value(interval.mean), half
+
+
+def _times(comparison: Comparison) -> list[dict[str, Any]]:
+    rows = []
+    for arm in comparison.arms:
+        times = [t for s in comparison.sizes for t in figures.train_seconds(comparison, arm, s)]
+        if times:
+            rows.append(
+                {
+                    "arm": arm,
+                    "runs": len(times),
+                    "mean": _seconds(sum(times) / len(times)),
+                    "range": f"{_seconds(min(times))} to {_seconds(max(times))}",
+                    "sum": _seconds(sum(times)),
+                }
+            )
+    return rows
+
+
+def _row(cell: Cell, metric: Metric) -> dict[str, Any]:
+    value, run = cell.value(metric.name), cell.record
+    seconds = run.timing.get("train_seconds") if run else None
+    return {
+        "cell": cell,
+        "size": size_label(cell.size),
+        "value": "-" if value is None else metric.value(value),
+        "opened": run.test_opened if run else "-",
+        "seconds": "-" if seconds is None else _seconds(seconds),
+    }
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _environment(comparison: Comparison) -> list[tuple[str, str]]:
+    """Return what is said about the machines, where few enough values can be listed."""
+    found: dict[str, dict[str, None]] = {}
+    for cell in comparison.cells:
+        for name, value in (cell.record.environment if cell.record else {}).items():
+            found.setdefault(name, {})[str(value)] = None
+    return [
+        (name, ", ".join(values) if len(values) <= 3 else f"{len(values)} different values")
+        for name, values in found.items()
+        if name != "command"
+    ]
+
+
+def _minus(text: object) -> Markup:
+    """Return numbers with a true minus sign, and a dash for what is not there."""
+    plain = str(text)
+    return Markup("&ndash;" if plain == "-" else html.escape(plain).replace("-", "&minus;"))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

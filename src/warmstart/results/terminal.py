@@ -1,0 +1,115 @@
+"""The result of a comparison as tables for a terminal, or for a file that a terminal wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from warmstart.results.comparison import Comparison
+from warmstart.results.differences import Difference, differences
+from warmstart.results.metric import size_label
+from warmstart.results.verdict import (
+    N_TOO_SMALL,
+    findings,
+    grounds,
+    outcome_label,
+    p_label,
+    pairing_label,
+    problem,
+)
+
+# Where nobody's window limits the lines, nothing is folded.
+UNLIMITED = 10_000
+
+
+def show(comparisons: Sequence[Comparison], console: Console | None = None) -> None:
+    """Print problems, verdict and tables of each comparison.
+
+    Raises:
+        ConfigError: A file of predictions is damaged.
+    """
+    console = console or Console()
+    width = console.width
+    if not console.is_terminal:
+        console.width = UNLIMITED
+    try:
+        for comparison in comparisons:
+            _show(comparison, console)
+    finally:
+        console.width = width
+
+
+def _show(comparison: Comparison, console: Console) -> None:
+    found = differences(comparison)
+    console.print()
+    console.print(Text(comparison.name, style="bold"))
+    for cell in comparison.unfinished:
+        style = "yellow" if cell.status == "missing" else "red"
+        console.print(Text(problem(cell, comparison.metric), style=style))
+    console.print()
+    for sentence in findings(comparison, found):
+        console.print(Text(sentence, style="bold"))
+    console.print(Text(" ".join(grounds(comparison, found)), style="dim"))
+    console.print(_results(comparison))
+    if found:
+        console.print(_differences(comparison, found))
+
+
+def _table(title: str) -> Table:
+    return Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+
+
+def _results(comparison: Comparison) -> Table:
+    """Return mean, interval and n; the longer one of arms and sizes runs downwards."""
+    metric = comparison.metric
+    unit = f" ({metric.unit})" if metric.unit else ""
+    down = len(comparison.arms) <= len(comparison.sizes)
+    table = _table(f"{metric.label}{unit}: mean, 95 % interval, seeds")
+
+    def entry(arm: str, size: int | None) -> Text:
+        interval = comparison.interval(arm, size)
+        if interval is None:
+            return Text("-")
+        mean = (metric.value(interval.mean), "bold")
+        return Text.assemble(mean, f" {metric.ends(interval)}", (f" n={interval.n}", "dim"))
+
+    table.add_column(Text("images per class" if down else "arm"), overflow="fold")
+    for name in comparison.arms if down else map(size_label, comparison.sizes):
+        table.add_column(Text(name), overflow="fold")
+    if down:
+        for size in comparison.sizes:
+            table.add_row(size_label(size), *(entry(arm, size) for arm in comparison.arms))
+    else:
+        for arm in comparison.arms:
+            table.add_row(Text(arm), *(entry(arm, size) for size in comparison.sizes))
+    return table
+
+
+def _differences(comparison: Comparison, found: Sequence[Difference]) -> Table:
+    metric = comparison.metric
+    unit = f" ({metric.difference_unit})" if metric.difference_unit else ""
+    family = sum(d.interval.low is not None for d in found)
+    table = _table(f"difference to {comparison.reference}{unit}")
+    tested, unpaired = any(d.p is not None for d in found), any(not d.paired for d in found)
+    columns = {
+        "arm": lambda d: d.arm,
+        "size": lambda d: size_label(d.size),
+        "mean": lambda d: metric.value(d.interval.mean, sign=True),
+        "95 %": lambda d: metric.ends(d.interval, sign=True),
+        f"all {family} at once": lambda d: metric.ends(d.simultaneous, sign=True),
+        "verdict": outcome_label,
+        **({"corrected p": p_label} if tested else {}),
+        **({"pairing": pairing_label} if unpaired else {}),
+    }
+    for heading in columns:
+        table.add_column(heading, overflow="fold")
+    for d in found:
+        table.add_row(*(Text(label(d)) for label in columns.values()))
+    if not tested:
+        table.caption = Text(f"permutation test: {N_TOO_SMALL}")
+        table.caption_justify = "left"
+    return table

@@ -1,0 +1,101 @@
+"""The LightningModule: classification of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from warmstart.data.batches import Batch, Preprocess
+from warmstart.randomness import derive
+
+
+class Classification(pl.LightningModule):
+    """Cross-entropy training of a classifier.
+
+    Sums of the loss and of right answers are kept in tensors; the recorder reads them every few
+    steps, since a value logged at each step would cost more than a step of a small net.
+
+    Args:
+        model: Maps [b, c, h, w] to logits [b, classes].
+        preprocess: From stored pixels to the model's input.
+        optimizer: Makes the optimizer over all layer groups.
+        seed: The run's seed.
+        first_step: Where a resumed run continues.
+        optimizer_state: For a resumed run.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        preprocess: Preprocess,
+        *,
+        optimizer: Callable[[], torch.optim.Optimizer],
+        seed: int,
+        first_step: int = 0,
+        optimizer_state: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.preprocess = preprocess
+        self.seed = seed
+        self.first_step = first_step
+        self.train_sums = torch.zeros(3)
+        self.val_sums = torch.zeros(3)
+        self._make_optimizer = optimizer
+        self._optimizer_state = optimizer_state
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        optimizer = self._make_optimizer()
+        if self._optimizer_state is not None:
+            optimizer.load_state_dict(self._optimizer_state)
+        return optimizer
+
+    def on_fit_start(self) -> None:
+        self.train_sums = self.train_sums.to(self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        # Dropout and its like draw from here: a function of the seed and the step.
+        _seed_noise(derive(self.seed, "step", self.first_step + batch_idx), self.device)
+        pixels, labels, uniforms = batch
+        logits = self.model(self.preprocess(pixels, uniforms, train=True))
+        loss = F.cross_entropy(logits, labels)
+        _add(self.train_sums, loss.detach(), logits.detach(), labels)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self.val_sums = torch.zeros(3, device=self.device)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        pixels, labels, uniforms = batch
+        logits = self.model(self.preprocess(pixels, uniforms, train=False))
+        _add(self.val_sums, F.cross_entropy(logits, labels), logits, labels)
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        pixels, _, uniforms = batch
+        logits: Tensor = self.model(self.preprocess(pixels, uniforms, train=False))
+        return logits.float().cpu()
+
+
+def means(sums: Tensor) -> dict[str, float]:
+    """Return loss and accuracy as means over samples, from the sums of a task."""
+    loss, right, count = sums.tolist()
+    return {"loss": loss / count, "accuracy": right / count}
+
+
+def _add(sums: Tensor, mean_loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    count = len(labels)
+    right = (logits.argmax(dim=1) == labels).sum()
+    sums += torch.stack((mean_loss.float() * count, right, torch.full_like(right, count)))
+
+
+def _seed_noise(seed: int, device: torch.device) -> None:
+    # Not torch.manual_seed, which visits every device there could be at every call.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        index = device.index if device.index is not None else torch.cuda.current_device()
+        torch.cuda.default_generators[index].manual_seed(seed)

@@ -1,0 +1,100 @@
+"""On what a run computes, and how exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import warnings
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from warmstart.errors import ConfigError, choose
+
+_ACCELERATORS = ("auto", "cpu", "gpu")
+_PRECISIONS = ("32-true", "bf16-mixed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """The options of ``trainer=``.
+
+    Attributes:
+        accelerator: ``auto`` (a GPU when there is one), ``cpu`` or ``gpu``.
+        precision: ``32-true`` or ``bf16-mixed``.
+        channels_last: Memory format of images and weights; faster for convolutions.
+        deterministic: Same seed, same result; refuses operations that cannot promise it.
+        threads: Of torch on a CPU. One is right on a busy machine: two were 8 to 36 times slower.
+        workers: Processes that make batches; 0 makes them in the run itself. Not part of a run's
+            identity: any number gives the same batches.
+    """
+
+    accelerator: str = "auto"
+    precision: str = "32-true"
+    channels_last: bool = False
+    deterministic: bool = True
+    threads: int = 1
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.accelerator not in _ACCELERATORS:
+            raise choose("trainer.accelerator", self.accelerator, _ACCELERATORS)
+        if self.precision not in _PRECISIONS:
+            raise choose("trainer.precision", self.precision, _PRECISIONS)
+        for name, least in (("threads", 1), ("workers", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(
+                    f"trainer.{name} is {value!r}, but must be a whole number, {least} or more"
+                )
+        if self.accelerator == "gpu" and not torch.cuda.is_available():
+            raise ConfigError(
+                "trainer.accelerator is 'gpu', but torch sees no GPU; use trainer=cpu or trainer=auto"
+            )
+
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``gpu``: what ``auto`` stands for on this machine."""
+        if self.accelerator != "auto":
+            return self.accelerator
+        return "gpu" if torch.cuda.is_available() else "cpu"
+
+    def trainer(self, *, steps: int, val_every: int, callbacks: list[pl.Callback]) -> pl.Trainer:
+        """Return a Lightning trainer that runs one epoch: the `steps` that are left of the run.
+
+        Lightning keeps no logs, checkpoints or bars here: the recorder does that, at a fraction
+        of the cost per step.
+        """
+        torch.set_num_threads(self.threads)
+        _quiet()
+        return pl.Trainer(
+            accelerator=self.device,
+            devices=1,
+            precision=self.precision,  # type: ignore[arg-type]
+            deterministic=self.deterministic,
+            max_epochs=1,
+            max_steps=steps,
+            val_check_interval=val_every,
+            check_val_every_n_epoch=None,
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the options with the device that was chosen."""
+        return {**dataclasses.asdict(self), "accelerator": self.device}
+
+
+def _quiet() -> None:
+    """Silence what Lightning says about every trainer; none of it is news to the user here."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    # Few workers are a choice: batches are cut from memory, and workers would slow that down.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*eval mode at start of training.*")
+    # Lightning's use of torch, not the user's.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
