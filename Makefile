@@ -52,7 +52,7 @@ clean: ## remove .venv, caches and builds (results in outputs/ stay)
 # The package is installed in place: a change in src/ or conf/ needs no new set-up.
 $(READY): pyproject.toml constraints.txt
 	@if ! $(BIN)/python -c '$(NEW_ENOUGH)' 2>/dev/null; then \
-	    for python in $(PYTHON); do \
+	    found=; for python in $(PYTHON); do \
 	        if $$python -c '$(NEW_ENOUGH)' 2>/dev/null; then found=$$python; break; fi; \
 	    done; \
 	    if [ -z "$$found" ]; then \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import math
 import tempfile
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("report", type=Path)
     parser.add_argument("picture", type=Path)
     parser.add_argument("--width", type=int, default=1120, help="in CSS pixels")
-    parser.add_argument("--height", type=int, default=1840, help="in CSS pixels; 0: all")
+    parser.add_argument("--whole", action="store_true", help="not only down to the first plot")
     parser.add_argument("--scale", type=float, default=1.5, help="picture pixels per CSS pixel")
     parser.add_argument("--dark", action="store_true")
     arguments = parser.parse_args()
@@ -49,15 +50,13 @@ def main() -> None:
 def capture(driver: webdriver.Chrome, arguments: argparse.Namespace) -> bytes:
     """Return the PNG of the page's top, or of all of it."""
     size = {"width": arguments.width, "deviceScaleFactor": arguments.scale, "mobile": False}
-    driver.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", size | {"height": arguments.height or 900}
-    )
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size | {"height": 900})
     scheme = {"name": "prefers-color-scheme", "value": "dark" if arguments.dark else "light"}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
     driver.get(arguments.report.resolve().as_uri())
-    height = arguments.height or driver.execute_script(
-        "return document.documentElement.scrollHeight"
-    )
+    last = "html" if arguments.whole else ".plot"
+    bottom = "return document.querySelector(arguments[0]).getBoundingClientRect().bottom"
+    height = math.ceil(driver.execute_script(bottom, last)) + 16
     clip = {"x": 0, "y": 0, "width": arguments.width, "height": height, "scale": 1}
     shot = driver.execute_cdp_cmd(
         "Page.captureScreenshot", {"format": "png", "clip": clip, "captureBeyondViewport": True}

@@ -1,10 +1,10 @@
 """From scratch or from pretrained weights? Evidence for one's own images.
 
-    import warmstart
+import warmstart
 
-    cfg = warmstart.compose(["data=digits", "init=pretrained", "steps=200"])
-    record = warmstart.train(["data=digits", "init=pretrained", "steps=200"])
-    record.metrics["test/accuracy"]
+cfg = warmstart.compose(["data=digits", "init=pretrained", "steps=200"])
+record = warmstart.train(["data=digits", "init=pretrained", "steps=200"])
+record.metrics["test/accuracy"]
 """
 
 from __future__ import annotations

@@ -7,12 +7,14 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from warmstart import configs, sweep
+from warmstart import configs
 from warmstart.cells import Sweep, outcome
 from warmstart.errors import ConfigError
 from warmstart.progress import Display
@@ -20,7 +22,17 @@ from warmstart.progress import Display
 # Hydra's flags that are followed by a value.
 _VALUED = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--shell-completion", "-sc")
 # With these, nothing runs.
-_LOOKS = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
+_LOOKS = (
+    "--help",
+    "-h",
+    "--hydra-help",
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--shell-completion",
+    "-sc",
+)
 
 
 def run_app(command: str, args: list[str]) -> int:
@@ -31,7 +43,7 @@ def run_app(command: str, args: list[str]) -> int:
         RunError: The single run failed.
     """
     flags, overrides = _sorted(args)
-    configs.check_config_dirs([b for a, b in zip(flags, flags[1:], strict=False) if a in _VALUED[:2]])
+    configs.check_config_dirs([b for a, b in pairwise(flags) if a in _VALUED[:2]])
     looks = any(flag.partition("=")[0] in _LOOKS for flag in flags)
     if command == "compare" and not looks:
         _check_comparison(overrides)
@@ -42,7 +54,6 @@ def run_app(command: str, args: list[str]) -> int:
         sweeping = "--multirun" in flags or "-m" in flags
         task = Sweep(display, command=line) if sweeping else _Single(display)
         with _argv(command, [*flags, *overrides]), configs.explained(overrides):
-            sweep.register()
             main = hydra.main(str(configs.folder()), config_name="train", version_base="1.3")
             main(task)()
     return 0 if looks else task.finish()
@@ -58,7 +69,7 @@ class _Single:
     def __call__(self, cfg: DictConfig) -> None:
         from warmstart.run import execute, prepare
 
-        node = HydraConfig.get()
+        node: Any = HydraConfig.get()
         wrapped = configs.without_hydra(cfg, node, configs.config_dirs_of(node))
         try:
             run = prepare(wrapped)

@@ -155,7 +155,9 @@ def _arm_keys(arm: str, config_dirs: Sequence[str]) -> list[str]:
         if path.is_file():
             content = yaml.safe_load(path.read_text())
             defaults = content.pop("defaults", [])
-            groups = [name.split("/")[-1] for entry in defaults if entry != "_self_" for name in entry]
+            groups = [
+                name.split("/")[-1] for entry in defaults if entry != "_self_" for name in entry
+            ]
             return [*groups, *_leaves(content)]
     return []
 
@@ -163,7 +165,9 @@ def _arm_keys(arm: str, config_dirs: Sequence[str]) -> list[str]:
 def _leaves(node: Any, prefix: str = "") -> list[str]:
     if not isinstance(node, dict):
         return [prefix]
-    return [leaf for key, value in node.items() for leaf in _leaves(value, f"{prefix}.{key}".strip("."))]
+    return [
+        leaf for key, value in node.items() for leaf in _leaves(value, f"{prefix}.{key}".strip("."))
+    ]
 
 
 def _write_text(path: Path, text: str) -> None:

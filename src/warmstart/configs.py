@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -34,7 +33,7 @@ TARGETS = {
     "logger": "warmstart.callbacks.",
 }
 # What the run itself reads in a group's node, and what it passes to the target.
-OWN_KEYS = {"data": {"per_class"}}
+OWN_KEYS = {"data": {"per_class"}, "model": {"weights"}}
 
 
 def folder() -> Path:
@@ -43,7 +42,9 @@ def folder() -> Path:
     for candidate in (here / "conf", here.parents[1] / "conf"):
         if (candidate / "train.yaml").is_file():
             return candidate
-    raise ConfigError(f"the installation is broken: no conf/train.yaml near {here}; install it again")
+    raise ConfigError(
+        f"the installation is broken: no conf/train.yaml near {here}; install it again"
+    )
 
 
 def compose(overrides: Sequence[str] = (), *, config_dirs: Sequence[str] = ()) -> DictConfig:
@@ -58,7 +59,11 @@ def compose(overrides: Sequence[str] = (), *, config_dirs: Sequence[str] = ()) -
     """
     with _outside_hydra(), explained(overrides):
         check_config_dirs(config_dirs)
-        extra = [f"hydra.searchpath=[{','.join(map(_search_path, config_dirs))}]"] if config_dirs else []
+        extra = (
+            [f"hydra.searchpath=[{','.join(map(_search_path, config_dirs))}]"]
+            if config_dirs
+            else []
+        )
         with initialize_config_dir(config_dir=str(folder()), version_base="1.3"):
             cfg = hydra_compose("train", [*overrides, *extra], return_hydra_config=True)
     return without_hydra(cfg, cfg.hydra, config_dirs)
@@ -143,9 +148,12 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 def top_level_keys() -> frozenset[str]:
     """Return the keys that a run's config may have: what the shipped ``train.yaml`` names."""
     content = yaml.safe_load((folder() / "train.yaml").read_text())
-    groups = {name.split()[-1] for entry in content["defaults"] if entry != "_self_" for name in entry}
+    groups = {
+        name.split()[-1] for entry in content["defaults"] if entry != "_self_" for name in entry
+    }
     scalars = set(content) - {"defaults", "hydra"}
-    return frozenset(groups | scalars | {"choices", "config_dirs"})
+    own = {name for name in groups if not name.startswith("hydra/")}
+    return frozenset(own | scalars | {"choices", "config_dirs"})
 
 
 def build(group: str, node: Mapping[str, Any], /, *args: Any, **passed: Any) -> Any:
@@ -191,7 +199,14 @@ def explained(overrides: Sequence[str] = ()) -> Iterator[None]:
         if error.options:
             raise choose(group or "the config", option, error.options) from error
         raise ConfigError(
-            f"there is no config {error.missing_cfg_file!r}; the groups are {', '.join(sorted(TARGETS))}"
+            f"there is no config {error.missing_cfg_file!r}; "
+            f"the groups are {', '.join(sorted(TARGETS))}"
+        ) from error
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        raise ConfigError(
+            f"{' '.join(overrides)!r} sets a config group to null; name an option of it"
         ) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_sentence(error, overrides)) from error
@@ -219,7 +234,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _search_path(name: str) -> str:
-    return "file://" + str(Path(os.path.expanduser(name)).resolve())
+    return "file://" + str(Path(name).expanduser().resolve())
 
 
 @contextlib.contextmanager

@@ -17,7 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_COMPUTING = ("warmstart", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "numpy", "pillow")
+_COMPUTING = (
+    "warmstart",
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "torchmetrics",
+    "numpy",
+    "pillow",
+)
 
 
 @functools.cache

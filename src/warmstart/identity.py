@@ -31,7 +31,9 @@ NOT_IDENTITY = (
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a resolved config that belongs to a run's identity."""
-    return _without(config, "")
+    return {
+        name: _without(value, name) for name, value in config.items() if name not in NOT_IDENTITY
+    }
 
 
 def key(config: Mapping[str, Any], *, data: str, weights: str | None) -> str:

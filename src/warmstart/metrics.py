@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.classification import (
@@ -22,7 +24,7 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
     Calibration of Modern Neural Networks, ICML 2017, eq. 3).
     """
     classes = logits.shape[1]
-    options = {"num_classes": classes, "validate_args": False}
+    options: dict[str, Any] = {"num_classes": classes, "validate_args": False}
     result = {
         "loss": F.cross_entropy(logits, labels),
         "accuracy": multiclass_accuracy(logits, labels, average="micro", **options),

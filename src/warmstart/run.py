@@ -34,7 +34,7 @@ from warmstart.identity import identity, key
 from warmstart.metrics import classification_metrics
 from warmstart.models import init, layers
 from warmstart.models.architecture import Architecture, Input
-from warmstart.models.weights import Weights, resolve, save
+from warmstart.models.weights import Weights, read_file, resolve, save
 from warmstart.optim.schedules import Schedule
 from warmstart.results.record import Record, read
 from warmstart.strategies.phases import Phase
@@ -59,6 +59,7 @@ class Run:
         data_digest: Of the whole data set.
         input: What the model takes.
         weights: What to load, or None.
+        source: The config of the run that makes these weights, which must be finished first.
     """
 
     key: str
@@ -70,6 +71,7 @@ class Run:
     architecture: Architecture
     input: Input
     weights: Weights | None
+    source: DictConfig | None
     phases: list[Phase]
     schedule: Schedule
 
@@ -79,7 +81,7 @@ class Run:
 
 
 def prepare(cfg: DictConfig) -> Run:
-    """Check a config and return the run that it describes; nothing is trained or written but caches.
+    """Check a config and return the run that it describes; nothing but caches is written.
 
     Raises:
         ConfigError: What is wrong, in one sentence.
@@ -88,9 +90,12 @@ def prepare(cfg: DictConfig) -> Run:
     _check_scalars(config)
     hardware: Hardware = configs.build("trainer", config["trainer"])
     architecture: Architecture = configs.build("model", config["model"])
-    weights = _weights(config, architecture)
+    source = _source(config)
+    weights = _weights(config, architecture, prepare(source) if source is not None else None)
     wanted = weights.input if weights and weights.input else architecture.input
-    data, digest = _data(json.dumps([config["data"], wanted.size if wanted else None, config["store"]]))
+    data, digest = _data(
+        json.dumps([config["data"], wanted.size if wanted else None, config["store"]])
+    )
     images = data.per_class(config["data"].get("per_class"), seed=config["seed"])
     wanted = wanted or input_of(images)
 
@@ -110,6 +115,7 @@ def prepare(cfg: DictConfig) -> Run:
         architecture=architecture,
         input=wanted,
         weights=weights,
+        source=source,
         phases=phases,
         schedule=schedule,
     )
@@ -134,6 +140,9 @@ def execute(cfg: DictConfig, *, progress: Progress | None = None) -> Record:
         record = read(run.folder)
         if record is not None and record.status == "finished":
             return record
+        if run.source is not None:
+            execute(run.source, progress=progress)
+        run.folder.mkdir(exist_ok=True)
         try:
             return _train(run, progress or (lambda step, steps: None))
         except Exception as error:
@@ -312,42 +321,43 @@ def _record_failure(run: Run, error: Exception) -> None:
     record.write(run.folder)
 
 
-def _weights(config: Mapping[str, Any], architecture: Architecture) -> Weights | None:
-    method = configs.build("init", config["init"])
-    if isinstance(method, init.Scratch):
+def _source(config: Mapping[str, Any]) -> DictConfig | None:
+    """Return the config of the run that ``init.weights=source:NAME`` names, in the store."""
+    name = _weights_name(config) or ""
+    fresh = isinstance(configs.build("init", config["init"]), init.Scratch)
+    if fresh or not name.startswith("source:"):
         return None
-    name = method.weights or architecture.weights
+    overrides = [f"source={name.removeprefix('source:')}", f"out={config['store']}", "logger=csv"]
+    cfg = configs.compose(overrides, config_dirs=config["config_dirs"])
+    cfg.store = config["store"]
+    return cfg
+
+
+def _weights_name(config: Mapping[str, Any]) -> str | None:
+    name = config["init"].get("weights") or config["model"].get("weights")
+    return None if name is None else str(name)
+
+
+def _weights(
+    config: Mapping[str, Any], architecture: Architecture, source: Run | None
+) -> Weights | None:
+    if isinstance(configs.build("init", config["init"]), init.Scratch):
+        return None
+    name = _weights_name(config)
     if name is None:
         raise ConfigError(
             f"init=pretrained, but {architecture.name} has no weights of its own; "
             "give init.weights=FILE, the name of torchvision weights, or source:NAME"
         )
-    if not str(name).startswith("source:"):
-        return resolve(str(name), architecture)
-    return _source(str(name), config, architecture)
-
-
-def _source(name: str, config: Mapping[str, Any], architecture: Architecture) -> Weights:
-    """Return the weights of a source run, which is trained when they are first read."""
-    dirs = config["config_dirs"]
-    cfg = configs.compose(
-        [f"source={name.removeprefix('source:')}", f"out={config['store']}", "logger=csv"],
-        config_dirs=dirs,
-    )
-    cfg.store = config["store"]
-    run = prepare(cfg)
-    if run.architecture.layout != architecture.layout:
+    if source is None:
+        return resolve(name, architecture)
+    if source.architecture.layout != architecture.layout:
         raise ConfigError(
-            f"init.weights={name} is a {run.architecture.name}, but the model is "
+            f"init.weights={name} is a {source.architecture.name}, but the model is "
             f"{architecture.name}; use the same model, or other weights"
         )
-
-    def read_weights() -> dict[str, torch.Tensor]:
-        print(f"{name}: trained once, or taken from {run.folder}", flush=True)
-        execute(cfg)
-        return resolve(str(run.folder / "best.safetensors"), architecture).read()
-
-    return Weights(name, run.key, run.input, read_weights)
+    file = source.folder / "best.safetensors"
+    return Weights(name, source.key, source.input, lambda: read_file(file))
 
 
 @functools.lru_cache(maxsize=4)
@@ -365,8 +375,8 @@ def _check_scalars(config: Mapping[str, Any]) -> None:
         _check_whole(config, name, 1)
     if (config["steps"] is None) == (config["epochs"] is None):
         raise ConfigError(
-            f"steps is {config['steps']} and epochs is {config['epochs']}; give exactly one of them "
-            "(steps=null epochs=10, for example)"
+            f"steps is {config['steps']} and epochs is {config['epochs']}; give exactly one of "
+            "them (steps=null epochs=10, for example)"
         )
     if config["keep"] not in ("best", "none"):
         raise ConfigError(f"keep is {config['keep']!r}, but must be best or none")
@@ -406,9 +416,15 @@ def _probe_group() -> layers.LayerGroup:
     return layers.LayerGroup(0, "probe", (), {"probe": parameter}, {})
 
 
-def _columns(rows: Mapping[str, list[dict[str, float]]], *, leave: str) -> dict[str, dict[str, list[float]]]:
+def _columns(
+    rows: Mapping[str, list[dict[str, float]]], *, leave: str
+) -> dict[str, dict[str, list[float]]]:
     return {
-        name: {column: [row[column] for row in part] for column in (part[0] if part else {}) if column != leave}
+        name: {
+            column: [row[column] for row in part]
+            for column in (part[0] if part else {})
+            if column != leave
+        }
         for name, part in rows.items()
     }
 
@@ -421,10 +437,16 @@ def _name(run: Run) -> str:
 
 def _labels(run: Run) -> dict[str, Any]:
     size = run.config["data"].get("per_class")
-    arm = run.config["arm"] or f"{run.config['choices']['init']}/{run.config['choices']['strategy']}"
+    arm = (
+        run.config["arm"] or f"{run.config['choices']['init']}/{run.config['choices']['strategy']}"
+    )
     comparison = run.config["comparison"] or {}
     return {
         "group": comparison.get("name"),
-        "tags": [f"arm:{arm}"[:64], f"size:{size if size is not None else 'all'}", f"seed:{run.config['seed']}"],
+        "tags": [
+            f"arm:{arm}"[:64],
+            f"size:{size if size is not None else 'all'}",
+            f"seed:{run.config['seed']}",
+        ],
         "config": {**identity(run.config), "arm": arm, "size": size, "key": run.key},
     }

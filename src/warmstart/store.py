@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
@@ -61,6 +62,8 @@ def once(folder: Path, key: str, make: Callable[[Path], None]) -> Path:
             if _intact(path):
                 return path
             shutil.rmtree(path)
+        for dead in folder.glob(f".{glob.escape(key)}.????????.part"):  # of a killed owner
+            shutil.rmtree(dead)
         part = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".part", dir=folder))
         try:
             make(part)
@@ -80,7 +83,8 @@ def once(folder: Path, key: str, make: Callable[[Path], None]) -> Path:
 def _intact(path: Path) -> bool:
     try:
         lines = (path / "SHA256SUMS").read_text().splitlines()
-        entries = [line.split("  ", 1) for line in lines]
-        return all(sha256(path / name) == digest for digest, name in entries)
+        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        files = {file.name for file in path.iterdir()} - {"SHA256SUMS"}
+        return sums.keys() == files and all(sha256(path / name) == sums[name] for name in files)
     except (OSError, ValueError):
         return False

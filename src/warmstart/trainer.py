@@ -50,7 +50,7 @@ class Hardware:
                 )
         if self.accelerator == "gpu" and not torch.cuda.is_available():
             raise ConfigError(
-                "trainer.accelerator is 'gpu', but torch sees no GPU; use trainer=cpu or trainer=auto"
+                "trainer.accelerator is 'gpu', but torch sees no GPU; use trainer=auto or =cpu"
             )
 
     @property

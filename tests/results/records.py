@@ -105,11 +105,12 @@ def _record(key: str, arm: str, size: int | None, seed: int, value: float | str)
             "steps": STEPS,
             "data": {"name": "digits", "per_class": size},
             "init": {"_target_": f"warmstart.models.init.{init}"}
-            | ({"weights": "source:glyphs"} if init == "pretrained" else {"scheme": "kaiming"}),
+            | ({"scheme": "kaiming"} if init == "scratch" else {}),
             "strategy": {"phases": [{"start": 0.0, "groups": 1 if strategy[0] == "l" else "all"}]},
             "optimizer": {"name": "sgd", "lr": lr, "momentum": 0.9, "weight_decay": 5e-4},
         },
         "choices": {"init": init, "strategy": strategy},
+        "init": {} if init == "scratch" else {"weights": "source:glyphs", "matched": 12},
         "digests": {"data": "d", "split": "s", "order": f"o{seed}", "augment": f"a{seed}"},
         "versions": {"warmstart": "0.1.0", "torch": "2.15.0", "numpy": "2.4.6"},
         "environment": {"device": "cpu", "threads": 1, "python": "3.11.7"},

@@ -56,7 +56,9 @@ class PhaseSchedule(pl.Callback):
         phase = active(self.phases, step)
         self.rates = phase.rates(self.lr, len(self.groups))
         task.train()
-        for group, eval_mode in zip(self.groups, batchnorm_eval(phase, len(self.groups)), strict=True):
+        for group, eval_mode in zip(
+            self.groups, batchnorm_eval(phase, len(self.groups)), strict=True
+        ):
             trains = group.index >= len(self.groups) - phase.groups
             for parameter in group.parameters.values():
                 parameter.requires_grad_(trains)

@@ -1,4 +1,4 @@
-"""Weights & Biases as a mirror: what it shows is also in the record, and what fails in it stays in it."""
+"""Weights & Biases as a mirror: the record holds all that it shows, and its failures stay in it."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ class WandbMirror:
         except Exception as error:
             self._dark, self._run = True, _Nothing()
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            warnings.warn(f"Weights & Biases failed ({reason}); the run goes on without", stacklevel=3)
+            warnings.warn(
+                f"Weights & Biases failed ({reason}); the run goes on without", stacklevel=3
+            )
 
 
 class _Nothing:

@@ -50,25 +50,30 @@ def cifar10(
         ConfigError: The files are missing or damaged.
         RunError: The download failed.
     """
-    from torchvision.datasets import CIFAR10
-
     check_size(size)
     root = Path(root).expanduser()
     size = _NATIVE if size is None else size
-    folder = root / CIFAR10.base_folder
-    names = [*(name for name, _ in CIFAR10.train_list + CIFAR10.test_list)]
-    paths = [folder / name for name in [*names, CIFAR10.meta["filename"]]]
-    if not all(path.is_file() for path in paths):
-        if not download:
-            missing = next(path for path in paths if not path.is_file())
-            raise ConfigError(
-                f"CIFAR-10 is not in data.root={root} ({missing} is missing); give the folder that "
-                f"holds {CIFAR10.base_folder}, or data.download=true"
-            )
-        _download(root)
-    identity = (size, val_fraction, split_seed, [(path.name, *stamp(path)) for path in paths])
+    files = _present(root, download=download)
+    identity = (size, val_fraction, split_seed, [(path.name, *stamp(path)) for path in files])
     make = partial(_read, root=root, size=size, val_fraction=val_fraction, split_seed=split_seed)
     return stored_images(store, f"cifar10-{size}", identity, make)
+
+
+def _present(root: Path, *, download: bool) -> list[Path]:
+    """Return the data set's files, fetched if some are missing and `download` is set."""
+    from torchvision.datasets import CIFAR10
+
+    names = [name for name, _ in CIFAR10.train_list + CIFAR10.test_list]
+    files = [root / CIFAR10.base_folder / name for name in [*names, CIFAR10.meta["filename"]]]
+    missing = [path for path in files if not path.is_file()]
+    if missing and not download:
+        raise ConfigError(
+            f"CIFAR-10 is not in data.root={root} ({missing[0]} is missing); give the folder that "
+            f"holds {CIFAR10.base_folder}, or data.download=true"
+        )
+    if missing:
+        _download(root)
+    return files
 
 
 def _download(root: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +25,7 @@ EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", "
 
 _GRAY_MODES = {"1", "L", "LA", "La", "I"}
 _SIXTEEN_BITS = 65535
+_CHUNK = 16  # files
 _PROGRESS_AFTER_SECONDS = 2.0
 
 
@@ -103,15 +106,22 @@ def each_file(work: Callable[[Path], T], paths: Sequence[Path], *, title: str) -
     appears when it takes long.
     """
 
-    def attempt(path: Path) -> T | Bad:
-        try:
-            return work(path)
-        except Exception as error:  # a decoder may raise anything on foreign bytes
-            return Bad(_reason(path, error))
+    def attempt(chunk: Sequence[Path]) -> list[T | Bad]:
+        return [_attempt(work, path) for path in chunk]
 
+    # In chunks, since handing over one small image costs as much as decoding it.
+    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     with warnings.catch_warnings(), ThreadPoolExecutor(_cores()) as pool:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield from _progress(pool.map(attempt, paths), len(paths), title=title)
+        results = chain.from_iterable(pool.map(attempt, chunks))
+        yield from _progress(results, len(paths), title=title)
+
+
+def _attempt(work: Callable[[Path], T], path: Path) -> T | Bad:
+    try:
+        return work(path)
+    except Exception as error:  # a decoder may raise anything on foreign bytes
+        return Bad(_reason(path, error))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -135,17 +145,17 @@ def _progress(items: Iterable[T], total: int, *, title: str) -> Iterator[T]:
     from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
-    bar = Progress(console=console, transient=True)
-    task = bar.add_task(title, total=total)
-    start, shown = time.monotonic(), False
+    start, bar = time.monotonic(), None
     try:
         for done, item in enumerate(items, 1):
             yield item
-            if console.is_terminal and time.monotonic() - start > _PROGRESS_AFTER_SECONDS:
-                if not shown:
-                    bar.start()
-                    shown = True
+            slow = time.monotonic() - start > _PROGRESS_AFTER_SECONDS
+            if bar is None and slow and sys.stderr.isatty():
+                bar = Progress(console=Console(stderr=True), transient=True)
+                task = bar.add_task(title, total=total)
+                bar.start()
+            if bar is not None:
                 bar.update(task, completed=done)
     finally:
-        bar.stop()
+        if bar is not None:
+            bar.stop()

@@ -73,8 +73,11 @@ def image_folder(
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """Return a file's size in bytes and time of change in nanoseconds."""
-    status = path.stat()
+    """Return a file's size in bytes and time of change in nanoseconds; -1 for a broken link."""
+    try:
+        status = path.stat()
+    except OSError:
+        return -1, -1
     return status.st_size, status.st_mtime_ns
 
 

@@ -125,7 +125,7 @@ def _scan(master: Image.Image, size: int, rng: np.random.Generator) -> np.ndarra
     bitmap = np.asarray(blurred.reduce(2), np.float32)
     grain = rng.normal(0, 12, bitmap.shape)
     # A low threshold widens thin strokes, which the blur made pale, to the width of a pen's.
-    inked = bitmap + grain > rng.uniform(0.2, 0.5) * bitmap.max()
+    inked = bitmap + grain > rng.uniform(0.15, 0.4) * bitmap.max()
     counts = inked.reshape(size, _BLOCK, size, _BLOCK).sum(axis=(1, 3))
     return scale_counts(counts)[:, :, None]
 
@@ -136,9 +136,9 @@ def _warp(box: tuple[int, int], side: int, rng: np.random.Generator) -> tuple[fl
     The letter is stretched to nearly the canvas's height, then turned, slanted and shifted.
     """
     width, height = box
-    angle, slant = rng.normal(0, 0.08), rng.normal(0, 0.15)
+    angle, slant = rng.normal(0, 0.1), rng.normal(0, 0.2)
     tall = side * rng.uniform(0.85, 1.0)
-    wide = min(width / height * tall * rng.uniform(0.8, 1.15), side * rng.uniform(0.7, 0.95))
+    wide = min(width / height * tall * rng.uniform(0.6, 1.1), side * rng.uniform(0.55, 0.9))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     forward = turn @ np.array([[1, slant], [0, 1]]) @ np.diag([wide / width, tall / height])
     back = np.linalg.inv(forward)

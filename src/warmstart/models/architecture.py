@@ -37,14 +37,12 @@ class Architecture:
             by `warmstart.models.init`.
         layout: The layer groups, input first; the last one is the head.
         input: What the family's published weights expect; None where the data decide.
-        weights: The default of ``init.weights``; None where the family has none.
     """
 
     name: str
     build: Callable[[int, int], nn.Module]
     layout: Layout
     input: Input | None = None
-    weights: str | None = None
 
     @property
     def head(self) -> str:

@@ -23,22 +23,19 @@ _INPUT = Input(size=32, channels=3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.22
 _WIDTHS = (16, 32, 64)
 
 
-def cifar_resnet(
-    *, depth: int = 20, granularity: str = "stage", weights: str | None = None
-) -> Architecture:
+def cifar_resnet(*, depth: int = 20, granularity: str = "stage") -> Architecture:
     """Return a ResNet for 32x32 RGB images.
 
     Args:
         depth: 6n + 2, for example 20 or 56.
         granularity: ``stage`` (5 groups) or ``block`` (one group per residual block).
-        weights: The default of ``init.weights``.
 
     Raises:
         ConfigError: `depth` is not of that form.
     """
-    if depth < 8 or (depth - 2) % 6:
+    if not isinstance(depth, int) or depth < 8 or (depth - 2) % 6:
         raise ConfigError(
-            f"model.depth is {depth}, but must be 6n + 2, for example 20, 32, 44, 56 or 110"
+            f"model.depth is {depth!r}, but must be 6n + 2, for example 20, 32, 44, 56 or 110"
         )
     blocks = (depth - 2) // 6
     stages = {f"layer{i}": [f"layer{i}"] for i in (1, 2, 3)}
@@ -50,7 +47,6 @@ def cifar_resnet(
         build=functools.partial(_CifarResNet, blocks),
         layout=at_granularity(granularity, layouts),
         input=_INPUT,
-        weights=weights,
     )
 
 

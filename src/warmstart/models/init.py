@@ -98,7 +98,9 @@ def initialize(model: nn.Module, *, scheme: str, seed: int) -> None:
             elif hasattr(module, "reset_parameters"):
                 module.reset_parameters()
             elif not isinstance(module, Norm):
-                raise ConfigError(f"the layer {name} of type {type(module).__name__} has no initialization")
+                raise ConfigError(
+                    f"the layer {name} of type {type(module).__name__} has no initialization"
+                )
 
 
 def _initialize_layer(layer: nn.Module, scheme: str) -> None:
@@ -145,17 +147,20 @@ def load(
             tensor.copy_(state[name])
             matched.append(name)
     unused = tuple(name for name in state if name not in own)
-    body = [n for n in own if not n.startswith(f"{head}.") and not n.endswith("num_batches_tracked")]
+    body = [
+        n for n in own if not n.startswith(f"{head}.") and not n.endswith("num_batches_tracked")
+    ]
     loaded = len(set(body) & set(matched))
     offered = [n for n in state if not n.startswith(f"{head}.") and "num_batches" not in n]
     if loaded < max(1, len(body) / 2, len(offered) / 2):
-        example = next((f"{n} ({r})" for n, r in fresh.items() if r != "head"), unused[:1])
+        misfits = [f"{name} ({reason})" for name, reason in fresh.items() if reason != "head"]
+        misfits += [f"{name} (not in the model)" for name in unused]
         raise ConfigError(
             f"{origin} fits {loaded} of the model's {len(body)} tensors below the head and holds "
-            f"{len(offered)}, e.g. {example}: it is of another architecture; "
+            f"{len(offered)}, e.g. {next(iter(misfits), 'none')}: it is of another architecture; "
             "name the model that it was trained as, or other weights"
         )
-    if keep_head and not any(name.startswith(f"{head}.") for name in matched):
+    if keep_head and any(name.startswith(f"{head}.") for name in fresh):
         raise ConfigError(
             f"init.head=copy, but the head of {origin} does not fit the data's classes; "
             "use init.head=fresh"

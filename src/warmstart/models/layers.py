@@ -53,13 +53,17 @@ def layer_groups(model: nn.Module, layout: Layout) -> list[LayerGroup]:
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     buffers = dict(model.named_buffers(remove_duplicate=False))
+    modules = dict(model.named_modules(remove_duplicate=False))
     groups = []
     for index, (name, paths) in enumerate(layout.items()):
+        absent = [path for path in paths if path not in modules]
+        if absent:
+            raise ValueError(f"the model has no module {absent[0]!r} for group {name}")
         groups.append(
             LayerGroup(
                 index,
                 name,
-                tuple(model.get_submodule(path) for path in paths),
+                tuple(modules[path] for path in paths),
                 {key: value for key, value in parameters.items() if _inside(key, paths)},
                 {key: value for key, value in buffers.items() if _inside(key, paths)},
             )

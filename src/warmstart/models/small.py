@@ -16,24 +16,22 @@ def small_cnn(
     *,
     widths: Sequence[int] = (16, 32, 48, 64),
     granularity: str = "stage",
-    weights: str | None = None,
 ) -> Architecture:
     """Return a chain of 3x3 convolutions with BatchNorm and ReLU, under a linear head.
 
-    The image is halved by max pooling after the second convolution and averaged over its area
-    before the head. With the default widths and up to 64 classes it has under 60,000 parameters.
+    The image is halved by max pooling after the second convolution and averaged to 2x2 before the
+    head, which keeps a digit's top from its bottom. With the default widths, gray images and up to
+    40 classes it has under 60,000 parameters.
 
     Args:
         widths: Output channels of each convolution.
         granularity: ``stage`` or ``block``; here both give one group per convolution.
-        weights: The default of ``init.weights``.
     """
     layout = {f"conv{i + 1}": [f"conv{i + 1}"] for i in range(len(widths))} | {"head": ["head"]}
     return Architecture(
         name="small_cnn",
         build=functools.partial(_build, tuple(widths)),
         layout=at_granularity(granularity, {"stage": layout, "block": layout}),
-        weights=weights,
     )
 
 
@@ -49,7 +47,7 @@ def _build(widths: tuple[int, ...], channels: int, classes: int) -> nn.Module:
         if index == 1:
             layers["pool"] = nn.MaxPool2d(2)
         before = width
-    layers["average"] = nn.AdaptiveAvgPool2d(1)
+    layers["average"] = nn.AdaptiveAvgPool2d(2)
     layers["flatten"] = nn.Flatten()
-    layers["head"] = nn.Linear(before, classes)
+    layers["head"] = nn.Linear(4 * before, classes)
     return nn.Sequential(layers)

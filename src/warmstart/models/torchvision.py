@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from itertools import pairwise
 
 import torchvision.models
 from torch import nn
@@ -13,22 +14,19 @@ from warmstart.models.architecture import Architecture, Input
 from warmstart.models.layers import Layout, at_granularity
 
 
-def torchvision_model(
-    *, name: str, granularity: str = "stage", weights: str | None = None
-) -> Architecture:
+def torchvision_model(*, name: str, granularity: str = "stage") -> Architecture:
     """Return a model of torchvision by its builder's name.
 
     Args:
         name: ``resnet18`` or ``mobilenet_v2``.
         granularity: ``stage`` (groups of one resolution) or ``block``.
-        weights: The default of ``init.weights``, a name such as ``IMAGENET1K_V1``.
 
     Raises:
         ConfigError: There is no such model here.
     """
     if name not in _LAYOUTS:
         raise choose("model.name", name, _LAYOUTS)
-    published = torchvision.models.get_model_weights(name).DEFAULT.transforms()  # type: ignore[attr-defined]
+    published = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     return Architecture(
         name=name,
         build=functools.partial(_build, name),
@@ -39,14 +37,14 @@ def torchvision_model(
             mean=tuple(published.mean),
             std=tuple(published.std),
         ),
-        weights=weights,
     )
 
 
 def _build(name: str, channels: int, classes: int) -> nn.Module:
     if channels != 3:
         raise ValueError(f"{name} takes RGB images, not {channels} channels")
-    return torchvision.models.get_model(name, weights=None, num_classes=classes)
+    model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes)
+    return model
 
 
 def _resnet18() -> dict[str, Layout]:
@@ -61,7 +59,7 @@ def _mobilenet_v2() -> dict[str, Layout]:
     starts = (0, 2, 4, 7, 14, 19)
     stages = {
         f"stage{i}": [f"features.{block}" for block in range(start, end)]
-        for i, (start, end) in enumerate(zip(starts[:-1], starts[1:], strict=True), start=1)
+        for i, (start, end) in enumerate(pairwise(starts), start=1)
     }
     blocks = {f"features.{block}": [f"features.{block}"] for block in range(19)}
     head = {"head": ["classifier"]}

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import pickle
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,35 +111,41 @@ def read_file(path: Path) -> dict[str, Tensor]:
 def _read(path: Path) -> Any:
     if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
         raise ConfigError(
-            "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set, which would let a weights file run code; unset it"
+            "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set, which lets a weights file run code; unset it"
         )
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ConfigError(
-            f"{path} holds more than tensors and plain data ({_first_line(error)}), "
+    except Exception as error:  # on foreign bytes torch's reader may raise anything
+        raise ConfigError(f"{path} {_refusal(error)}") from error
+
+
+def _refusal(error: Exception) -> str:
+    # Not the whole text of an UnpicklingError, which advises to run the code in the file.
+    unpickling = isinstance(error, pickle.UnpicklingError)
+    foreign = re.search(r"GLOBAL (\S+)", str(error)) if unpickling else None
+    if foreign:
+        return (
+            f"holds more than tensors and plain data ({foreign[1]}), "
             "which could run code and is not loaded; save its state_dict alone"
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"{path} is damaged or no weights file ({_first_line(error)}); fetch it again"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        )
+    lines = [] if unpickling else str(error).strip().splitlines()
+    reason = lines[0][:160] if lines else type(error).__name__
+    return f"is damaged or no weights file ({reason}); fetch it again"
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     """Return the mapping with the most tensors among `content` and the dicts nested in it."""
     best: dict[str, Tensor] = {}
-    waiting = [content]
+    waiting, seen = [content], set()
     while waiting:
         candidate = waiting.pop()
-        if isinstance(candidate, Mapping):
-            tensors = {k: v for k, v in candidate.items() if isinstance(v, Tensor)}
+        # A pickled dict may hold itself.
+        if isinstance(candidate, Mapping) and id(candidate) not in seen:
+            seen.add(id(candidate))
+            named = {k: v for k, v in candidate.items() if isinstance(k, str)}
+            tensors = {k: v for k, v in named.items() if isinstance(v, Tensor)}
             if len(tensors) > len(best):
                 best = tensors
             waiting.extend(candidate.values())
@@ -183,14 +190,20 @@ def read_torchvision(model: str, name: str) -> dict[str, Tensor]:
         ConfigError: The file is not at hand and cannot be fetched.
     """
     entry = torchvision_entry(model, name)
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
     try:
         state: dict[str, Tensor] = entry.get_state_dict(
             progress=False, check_hash=True, weights_only=True
         )
         return state
     except (URLError, OSError) as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise ConfigError(
             f"init.weights={name} could not be fetched ({error}); fetch {entry.url} elsewhere and "
             f"put it into {folder}, or give a file with init.weights=FILE"
+        ) from error
+    except Exception as error:  # as in `_read`
+        file = folder / Path(entry.url).name
+        raise ConfigError(
+            f"init.weights={name} is damaged ({type(error).__name__}); delete {file}, if it is there, "
+            "and start again"
         ) from error

@@ -24,6 +24,10 @@ def sgd(
 ) -> torch.optim.Optimizer:
     """Return SGD with momentum over `groups`; `decay_all` as in `parameter_groups`."""
     _check_range("momentum", momentum, below=1)
+    if nesterov and not momentum:
+        raise ConfigError(
+            "optimizer.nesterov is true, but optimizer.momentum is 0; set one of them"
+        )
     parameters = parameter_groups(groups, lr=lr, weight_decay=weight_decay, decay_all=decay_all)
     return torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
 
@@ -99,8 +103,8 @@ def parameter_groups(
 
 
 def _betas(betas: Sequence[float]) -> tuple[float, float]:
-    if len(betas) != 2:
-        raise ConfigError(f"optimizer.betas is {list(betas)}, but must be two numbers in [0, 1)")
+    if not isinstance(betas, Sequence) or len(betas) != 2:
+        raise ConfigError(f"optimizer.betas is {betas!r}, but must be two numbers in [0, 1)")
     for beta in betas:
         _check_range("betas", beta, below=1)
     return betas[0], betas[1]

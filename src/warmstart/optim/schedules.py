@@ -23,8 +23,12 @@ def step(
     *, steps: int, warmup_steps: int = 0, at: Sequence[float] = (0.5, 0.75), factor: float = 0.1
 ) -> Schedule:
     """Multiply the rate by `factor` at each of the fractions `at` of the progress."""
-    if any(not 0 < fraction < 1 for fraction in at):
-        raise ConfigError(f"scheduler.at is {list(at)}, but must be fractions between 0 and 1")
+    if not isinstance(at, Sequence) or not all(_is_number(f) and 0 < f < 1 for f in at):
+        raise ConfigError(
+            f"scheduler.at is {at!r}, but must be a list of fractions between 0 and 1"
+        )
+    if not _is_number(factor) or not 0 <= factor <= 1:
+        raise ConfigError(f"scheduler.factor is {factor!r}, but must be a number in [0, 1]")
     return _with_warmup(lambda t: factor ** sum(t >= f for f in at), steps, warmup_steps)
 
 
@@ -40,6 +44,10 @@ def cosine(*, steps: int, warmup_steps: int = 0) -> Schedule:
 def linear(*, steps: int, warmup_steps: int = 0) -> Schedule:
     """Fall as 1 - t."""
     return _with_warmup(lambda t: 1 - t, steps, warmup_steps)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _with_warmup(shape: Callable[[float], float], steps: int, warmup_steps: int) -> Schedule:

@@ -7,6 +7,7 @@ import functools
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ class Comparison:
         found: dict[str, list[str]] = {}
         for cell in self.cells:
             for name, version in (cell.record.versions if cell.record else {}).items():
-                if version not in found.setdefault(name, []):
+                if version and version not in found.setdefault(name, []):
                     found[name].append(version)
         return found
 
@@ -170,6 +171,7 @@ def _planned(folder: Path) -> Comparison:
             (str(c["key"]), str(c["arm"]), c["size"], int(c["seed"]), str(c.get("command", "")))
             for c in plan["cells"]
         ]
+        rows = list(dict.fromkeys(rows))
         names = [str(plan[key]) for key in ("name", "reference", "metric", "command")]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
@@ -192,17 +194,16 @@ def _planned(folder: Path) -> Comparison:
 def _unplanned(name: str, folders: list[Path]) -> Comparison:
     found = [(folder, run) for folder in folders if (run := records.read(folder))]
     labels = _labels([run for _, run in found])
-    cells = tuple(
+    cells = [
         Cell(run.key, arm, _size(run), run.seed, _command(run), folder, run)
         for (folder, run), arm in zip(found, labels, strict=True)
-    )
+    ]
+    # Scratch is the reference where there is any: what starts with it comes first.
+    cells.sort(key=lambda c: (not c.arm.startswith("scratch"), c.arm, c.size or 0, c.seed))
     _check_versions(folders[0].parent, cells)
     tested = any("test/accuracy" in run.metrics for _, run in found)
     metric = Metric("test/accuracy" if tested else "val/accuracy")
-    arms = sorted(
-        {cell.arm for cell in cells}, key=lambda arm: (not arm.startswith("scratch"), arm)
-    )
-    return Comparison(name, arms[0], metric, "", cells)
+    return Comparison(name, cells[0].arm, metric, "", tuple(cells))
 
 
 def _labels(runs: list[Record]) -> list[str]:
@@ -240,8 +241,16 @@ def _command(run: Record) -> str:
 
 
 def _settings(run: Record | None) -> dict[str, str]:
-    """Return a run's flattened config without seed and size; empty without a run."""
-    flat = _flatten("", run.config) if run else {}
+    """Return a run's flattened config without seed and size; empty without a run.
+
+    The weights' name is no part of the config (a path must not change a key), but it is what a
+    reader asks for first.
+    """
+    if run is None:
+        return {}
+    flat = _flatten("", run.config)
+    if run.init.get("weights"):
+        flat["init.weights"] = str(run.init["weights"])
     return {key: text for key, text in flat.items() if key not in CELL_KEYS}
 
 
@@ -253,7 +262,7 @@ def _flatten(prefix: str, value: Any) -> dict[str, str]:
     return {prefix: value if isinstance(value, str) else json.dumps(value)}
 
 
-def _check_versions(folder: Path, cells: tuple[Cell, ...]) -> None:
+def _check_versions(folder: Path, cells: Sequence[Cell]) -> None:
     counts = Counter(cell.record.result_version for cell in cells if cell.record)
     if len(counts) > 1:
         parts = ", ".join(f"{count} of version {v}" for v, count in sorted(counts.items()))

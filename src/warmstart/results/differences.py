@@ -66,40 +66,44 @@ def differences(comparison: Comparison) -> list[Difference]:
     Raises:
         ConfigError: A file of predictions is damaged.
     """
-    pairs = [
+    pairs = _pairs(comparison)
+    reasons = [_unpaired_because(mine, reference) for _, _, mine, reference in pairs]
+    values = [
+        _values(mine, reference, comparison.metric.name, paired=not reason)
+        for (_, _, mine, reference), reason in zip(pairs, reasons, strict=True)
+    ]
+    plain = _intervals(values, reasons, level=LEVEL)
+    family = max(1, sum(interval.low is not None for interval in plain))
+    wide = _intervals(values, reasons, level=1 - (1 - LEVEL) / family)
+    pvalues = _corrected(values, reasons, family=family)
+    correctness = _Correctness(comparison.metric.name)
+    higher = comparison.metric.higher_is_better
+    return [
+        Difference(
+            *pair[:2],
+            interval=interval,
+            simultaneous=simultaneous,
+            over_images=None if reason else correctness.interval(*pair[2:]),
+            p=p,
+            unpaired_because=reason,
+            outcome=_outcome(simultaneous, higher_is_better=higher),
+        )
+        for pair, reason, interval, simultaneous, p in zip(
+            pairs, reasons, plain, wide, pvalues, strict=True
+        )
+    ]
+
+
+def _pairs(
+    comparison: Comparison,
+) -> list[tuple[str, int | None, dict[int, Cell], dict[int, Cell]]]:
+    return [
         (arm, size, mine, reference)
         for arm in comparison.arms
         if arm != comparison.reference
         for size in comparison.sizes
         if (mine := comparison.finished(arm, size))
         and (reference := comparison.finished(comparison.reference, size))
-    ]
-    name = comparison.metric.name
-    reasons = [_unpaired_because(mine, reference) for _, _, mine, reference in pairs]
-    values = [
-        _values(mine, reference, name, paired=not reason)
-        for (_, _, mine, reference), reason in zip(pairs, reasons, strict=True)
-    ]
-    plain = [_interval(v, paired=not r, level=LEVEL) for v, r in zip(values, reasons, strict=True)]
-    family = max(1, sum(interval.low is not None for interval in plain))
-    level = 1 - (1 - LEVEL) / family
-    wide = [_interval(v, paired=not r, level=level) for v, r in zip(values, reasons, strict=True)]
-    pvalues = _corrected(values, reasons, family=family)
-    correctness = _Correctness(name)
-    return [
-        Difference(
-            arm,
-            size,
-            interval,
-            simultaneous,
-            None if reason else correctness.interval(mine, reference),
-            p,
-            reason,
-            _outcome(simultaneous, higher_is_better=comparison.metric.higher_is_better),
-        )
-        for (arm, size, mine, reference), reason, interval, simultaneous, p in zip(
-            pairs, reasons, plain, wide, pvalues, strict=True
-        )
     ]
 
 
@@ -132,8 +136,13 @@ def _values(
     return first, second
 
 
-def _interval(values: tuple[list[float], list[float]], *, paired: bool, level: float) -> Interval:
-    return (paired_difference if paired else unpaired_difference)(*values, level=level)
+def _intervals(
+    values: list[tuple[list[float], list[float]]], reasons: list[str], *, level: float
+) -> list[Interval]:
+    return [
+        (unpaired_difference if reason else paired_difference)(a, b, level=level)
+        for (a, b), reason in zip(values, reasons, strict=True)
+    ]
 
 
 def _corrected(

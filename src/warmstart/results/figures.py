@@ -54,8 +54,7 @@ def sample_efficiency(comparison: Comparison) -> go.Figure:
     metric, figure = comparison.metric, go.Figure()
     places = _places(comparison.sizes)
     for rank, (arm, style) in enumerate(styles(comparison.arms).items()):
-        # Arms stand beside each other, so that their intervals do not hide one another.
-        shift = 1 + 0.035 * (rank - (len(comparison.arms) - 1) / 2)
+        shift = _shift(rank, len(comparison.arms))
         rows = [
             (places[size] * shift, size, interval)
             for size in comparison.sizes
@@ -67,13 +66,7 @@ def sample_efficiency(comparison: Comparison) -> go.Figure:
             for cell in comparison.finished(arm, size).values()
             if (value := cell.value(metric.name)) is not None
         ]
-        figure.add_scatter(
-            x=[x for x, _ in dots],
-            y=[y for _, y in dots],
-            mode="markers",
-            marker={"color": style.faint(0.35), "size": 5},
-            hoverinfo="skip",
-        )
+        _scatter_runs(figure, dots, style)
         half = [(i.high - i.mean) * metric.factor if i.high is not None else 0 for _, _, i in rows]
         figure.add_scatter(
             x=[x for x, _, _ in rows],
@@ -139,17 +132,11 @@ def run_time(comparison: Comparison) -> go.Figure:
     """Plot seconds of training over images per class: means, and one dot per run."""
     figure, places = go.Figure(), _places(comparison.sizes)
     for rank, (arm, style) in enumerate(styles(comparison.arms).items()):
-        shift = 1 + 0.035 * (rank - (len(comparison.arms) - 1) / 2)
+        shift = _shift(rank, len(comparison.arms))
         times = {size: train_seconds(comparison, arm, size) for size in comparison.sizes}
         dots = [(places[size] * shift, t) for size, found in times.items() for t in found]
         means = [(places[s] * shift, float(np.mean(t))) for s, t in times.items() if t]
-        figure.add_scatter(
-            x=[x for x, _ in dots],
-            y=[y for _, y in dots],
-            mode="markers",
-            marker={"color": style.faint(0.4), "size": 5},
-            hoverinfo="skip",
-        )
+        _scatter_runs(figure, dots, style)
         figure.add_scatter(
             x=[x for x, _ in means],
             y=[y for _, y in means],
@@ -205,6 +192,21 @@ def _places(sizes: Sequence[int | None]) -> dict[int | None, float]:
     """Return each size's place on the log axis; all images stand one doubling to the right."""
     largest = max((size for size in sizes if size is not None), default=1)
     return {size: 2.0 * largest if size is None else float(size) for size in sizes}
+
+
+def _shift(rank: int, arms: int) -> float:
+    """Return a factor that sets arms beside each other, so that none hides another's interval."""
+    return 1 + 0.035 * (rank - (arms - 1) / 2)
+
+
+def _scatter_runs(figure: go.Figure, dots: Sequence[tuple[float, float]], style: Style) -> None:
+    figure.add_scatter(
+        x=[x for x, _ in dots],
+        y=[y for _, y in dots],
+        mode="markers",
+        marker={"color": style.faint(0.4), "size": 5},
+        hoverinfo="skip",
+    )
 
 
 def _size_axis(figure: go.Figure, places: dict[int | None, float]) -> None:

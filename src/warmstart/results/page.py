@@ -162,11 +162,9 @@ def _figures(comparison: Comparison, index: int) -> dict[str, Any]:
 
 
 def _json(figure: Any) -> str:
-    """Return a figure as JSON that can stand in a script element, whatever the names in it."""
+    """Return a figure as JSON that cannot end the script element it stands in."""
     text: str = figure.to_json()
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    return text.replace("<", "\\u003c")
 
 
 def _other_metrics(comparison: Comparison) -> dict[str, Any]:
@@ -229,11 +227,12 @@ def _environment(comparison: Comparison) -> list[tuple[str, str]]:
     found: dict[str, dict[str, None]] = {}
     for cell in comparison.cells:
         for name, value in (cell.record.environment if cell.record else {}).items():
-            found.setdefault(name, {})[str(value)] = None
+            if value is not None:
+                found.setdefault(name, {})[str(value)] = None
     return [
         (name, ", ".join(values) if len(values) <= 3 else f"{len(values)} different values")
         for name, values in found.items()
-        if name != "command"
+        if name not in ("command", "traceback")
     ]
 
 

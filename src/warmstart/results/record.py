@@ -27,14 +27,14 @@ class Record:
         status: ``finished`` or ``failed``.
         seed: The run's seed.
         config: The resolved config without what cannot change a result.
-        choices: The option that was chosen in each config group, for example ``{"init": "scratch"}``.
+        choices: The option chosen in each config group, for example ``{"init": "scratch"}``.
         digests: SHA-256 of ``data``, ``split``, ``order``, ``augment``, ``init`` and ``weights``.
             Runs are paired when split, order and augment agree.
         versions: The versions of the libraries that compute, and of ``warmstart``.
         result_version: `RESULT_VERSION` of the program that wrote it.
         test_opened: How often the test split was evaluated (0 or 1).
-        metrics: ``split/name`` to value, for example ``{"test/accuracy": 0.93}``; means over samples.
-        curves: ``{"train": {"step": [...], "loss": [...], ...}, "val": {...}}``, lists of one length.
+        metrics: ``split/name`` to value, e.g. ``{"test/accuracy": 0.93}``; means over samples.
+        curves: ``{"train": {"step": [...], "loss": [...]}, "val": {...}}``, lists of one length.
         groups: One row per layer group, input first: name, parameters, buffers.
         init: What the weights were before step 0, and for loaded ones what matched.
         error: For a failed run, the reason in one sentence.

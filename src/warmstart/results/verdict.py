@@ -147,7 +147,7 @@ def _alone(comparison: Comparison) -> str:
     arm, metric = comparison.arms[0], comparison.metric
     results = [
         f"{metric.value(interval.mean)}{' %' if metric.unit else ''} at "
-        f"{'all images' if size is None else f'{size} images per class'} (n = {interval.n})"
+        f"{_listed([size], ' images per class')} (n = {interval.n})"
         for size in comparison.sizes
         if (interval := comparison.interval(arm, size))
     ]
@@ -157,6 +157,8 @@ def _alone(comparison: Comparison) -> str:
 
 def _listed(sizes: Sequence[int | None], unit: str) -> str:
     numbers = [size_label(size) for size in sizes if size is not None]
+    if numbers == ["1"]:
+        unit = unit.replace("images", "image")
     parts = [_joined(numbers) + unit] if numbers else []
     return " and ".join([*parts, "all images"] if None in sizes else parts)
 

@@ -40,7 +40,9 @@ class Phase:
         """Return the learning rate of each of the model's `groups`, input first; 0 where frozen."""
         frozen = groups - self.groups
         return [
-            base * self.lr_scale * self.group_decay ** (groups - 1 - index) if index >= frozen else 0.0
+            base * self.lr_scale * self.group_decay ** (groups - 1 - index)
+            if index >= frozen
+            else 0.0
             for index in range(groups)
         ]
 
@@ -83,7 +85,13 @@ def gradual(
     """
     _check_fraction("strategy.all_by", all_by)
     phases = [
-        Phase(round(all_by * steps * index / max(1, groups - 1)), index + 1, 1.0, group_decay, batchnorm)
+        Phase(
+            round(all_by * steps * index / max(1, groups - 1)),
+            index + 1,
+            1.0,
+            group_decay,
+            batchnorm,
+        )
         for index in range(groups)
     ]
     return checked(phases, groups=groups, steps=steps)
@@ -125,9 +133,16 @@ def listed(
             ``all``), and optionally ``lr_scale``, ``group_decay`` and ``batchnorm``.
     """
     if not isinstance(phases, Sequence) or not phases:
-        raise ConfigError(f"strategy.phases is {phases!r}, but must be a list with one phase at least")
+        raise ConfigError(
+            f"strategy.phases is {phases!r}, but must be a list with one phase at least"
+        )
     result = []
     for index, phase in enumerate(phases):
+        if not isinstance(phase, Mapping):
+            raise ConfigError(
+                f"strategy.phases[{index}] is {phase!r}, but must be a mapping such as "
+                "{start: 0.5, groups: all}"
+            )
         entry = {"start": 0.0, "batchnorm": batchnorm, **phase}
         allowed = [field.name for field in dataclasses.fields(Phase)]
         for key in entry:
@@ -172,7 +187,7 @@ def active(phases: Sequence[Phase], step: int) -> Phase:
 def _check_values(index: int, phase: Phase, groups: int) -> None:
     if isinstance(phase.groups, bool) or not isinstance(phase.groups, int) or phase.groups < 1:
         raise ConfigError(
-            f"phase {index} trains {phase.groups!r} groups, but must train a whole number, 1 to {groups}"
+            f"phase {index} trains {phase.groups!r} groups, but must train 1 to {groups} of them"
         )
     if phase.groups > groups:
         raise ConfigError(
@@ -191,8 +206,10 @@ def _check_values(index: int, phase: Phase, groups: int) -> None:
 
 def _check_fraction(name: str, value: float) -> None:
     _check_number(name, value)
-    if not 0 < value:
-        raise ConfigError(f"{name} is {value}, but must be a fraction of the run above 0 and below 1")
+    if value <= 0:
+        raise ConfigError(
+            f"{name} is {value}, but must be a fraction of the run above 0 and below 1"
+        )
 
 
 def _check_number(name: str, value: object) -> None:
