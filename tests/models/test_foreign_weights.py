@@ -74,11 +74,12 @@ def test_mobilenet_knows_shoes(shared_data, unpacked, tmp_path_factory):
     images = image_folder(
         root=unpacked("clothing10") / "val", store=tmp_path_factory.mktemp("store"), size=224
     )
-    shoes = np.flatnonzero(images.train.labels == images.classes.index("shoes"))[:20]
-    assert len(shoes) == 20
-    names = (folder / "imagenet_labels.txt").read_text().splitlines()
+    shoes = np.flatnonzero(images.train.labels == images.classes.index("shoes"))[:16]
+    assert len(shoes) == 16
+    # The first line is a class that torchvision's order does not have.
+    names = (folder / "imagenet_labels.txt").read_text().splitlines()[1:]
     guesses = [names[i].lower() for i in predictions(model, preprocess, images.train.take(shoes))]
     footwear = ("shoe", "loafer", "sandal", "boot", "clog")
     hits = sum(any(word in guess for word in footwear) for guess in guesses)
-    # Six of a thousand classes: by chance it would be none of the twenty.
-    assert hits >= 12, guesses
+    # Six of a thousand classes: by chance it would be none of the sixteen.
+    assert hits >= 10, guesses

@@ -124,7 +124,7 @@ def test_messages_name_the_lost_the_repeated_and_the_unknown():
         layer_groups(model, {"body": ["conv", "bn1"], "head": ["head"]})
     with pytest.raises(ValueError, match=r"top.*body"):
         layer_groups(model, {"body": ["conv", "bn1", "bn2"], "top": ["bn2", "head"]})
-    with pytest.raises(ValueError, match="'fc'.*head"):
+    with pytest.raises(ValueError, match=r"'fc'.*head"):
         layer_groups(model, {"body": ["conv", "bn1", "bn2"], "head": ["fc"]})
 
 

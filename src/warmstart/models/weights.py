@@ -204,6 +204,6 @@ def read_torchvision(model: str, name: str) -> dict[str, Tensor]:
     except Exception as error:  # as in `_read`
         file = folder / Path(entry.url).name
         raise ConfigError(
-            f"init.weights={name} is damaged ({type(error).__name__}); delete {file}, if it is there, "
+            f"init.weights={name} is damaged ({type(error).__name__}); delete {file}, if there, "
             "and start again"
         ) from error
