@@ -37,15 +37,17 @@ LAYERS = {
         "warmstart.trainer",
     ],
     "training": ["warmstart.callbacks", "warmstart.task"],
-    "methods": ["warmstart.strategies"],
+    "methods": ["warmstart.predict", "warmstart.strategies"],
     "one run": [
         "warmstart.configs",
         "warmstart.environment",
         "warmstart.identity",
+        "warmstart.plan",
         "warmstart.run",
     ],
     # "warmstart" is the package's __init__ alone, or no module could be unknown.
     "the door": [
+        "hydra_plugins.warmstart_grid",
         "warmstart",
         "warmstart.__main__",
         "warmstart.api",

@@ -67,7 +67,8 @@ class _Single:
         self.error: Exception | None = None
 
     def __call__(self, cfg: DictConfig) -> None:
-        from warmstart.run import execute, prepare
+        from warmstart.plan import prepare
+        from warmstart.run import execute
 
         node: Any = HydraConfig.get()
         wrapped = configs.without_hydra(cfg, node, configs.config_dirs_of(node))

@@ -40,7 +40,7 @@ class Sweep:
 
     def plan(self, cells: Sequence[Cell], arguments: Sequence[Override]) -> Sequence[Cell]:
         """Check every cell, write down what is planned, and return what is not finished."""
-        from warmstart.run import prepare
+        from warmstart.plan import prepare
 
         entries, left = [], []
         known: set[str] = set()
@@ -66,7 +66,8 @@ class Sweep:
 
     def __call__(self, cfg: DictConfig) -> None:
         """Run one cell; what goes wrong is kept, so that it stops no other cell."""
-        from warmstart.run import execute, prepare
+        from warmstart.plan import prepare
+        from warmstart.run import execute
 
         run = prepare(cfg)
         label = self._labels[run.key]

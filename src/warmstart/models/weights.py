@@ -62,7 +62,7 @@ def resolve(name: str, architecture: Architecture) -> Weights:
                 "give a file, the name of torchvision weights, or source:NAME"
             )
         own = _input_in(path) or architecture.input
-        return Weights(name, sha256(path), own, functools.partial(read_file, path))
+        return Weights(path.name, sha256(path), own, functools.partial(read_file, path))
     entry = torchvision_entry(architecture.name, name)
     read = functools.partial(read_torchvision, architecture.name, name)
     # The file's name ends with the first digits of its SHA-256 sum, which the download checks.
