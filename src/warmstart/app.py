@@ -16,23 +16,15 @@ from omegaconf import DictConfig
 
 from warmstart import configs
 from warmstart.cells import Sweep, outcome
-from warmstart.errors import ConfigError
+from warmstart.errors import ConfigError, nearest
 from warmstart.progress import Display
 
-# Hydra's flags that are followed by a value.
-_VALUED = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--shell-completion", "-sc")
-# With these, nothing runs.
-_LOOKS = (
-    "--help",
-    "-h",
-    "--hydra-help",
-    "--cfg",
-    "-c",
-    "--info",
-    "-i",
-    "--shell-completion",
-    "-sc",
-)
+# Those of Hydra's flags that make sense here; with a look, nothing runs.
+_LOOKS = ("--help", "-h", "--hydra-help", "--info", "-i")
+_VALUED_LOOKS = ("--cfg", "-c", "--shell-completion", "-sc")
+_CONFIG_DIR = ("--config-dir", "-cd")
+_VALUED = (*_VALUED_LOOKS, *_CONFIG_DIR, "--package", "-p")
+_FLAGS = (*_LOOKS, *_VALUED, "--resolve", "--run", "-r", "--multirun", "-m")
 
 
 def run_app(command: str, args: list[str]) -> int:
@@ -43,8 +35,10 @@ def run_app(command: str, args: list[str]) -> int:
         RunError: The single run failed.
     """
     flags, overrides = _sorted(args)
-    configs.check_config_dirs([b for a, b in pairwise(flags) if a in _VALUED[:2]])
-    looks = any(flag.partition("=")[0] in _LOOKS for flag in flags)
+    config_dirs = [value for flag, value in pairwise(flags) if flag in _CONFIG_DIR]
+    configs.check_config_dirs(config_dirs)
+    configs.check_overrides(overrides)
+    looks = any(flag in (*_LOOKS, *_VALUED_LOOKS) for flag in flags)
     if command == "compare" and not looks:
         _check_comparison(overrides)
         # Not `hydra.mode` in a config, which would hide Hydra's reason for a bad override.
@@ -53,7 +47,13 @@ def run_app(command: str, args: list[str]) -> int:
         line = shlex.join(["warmstart", command, *args])
         sweeping = "--multirun" in flags or "-m" in flags
         task = Sweep(display, command=line) if sweeping else _Single(display)
-        with _argv(command, [*flags, *overrides]), configs.explained(overrides):
+        # The name of the program is also what the completion script completes.
+        name = (
+            "warmstart"
+            if "-sc" in flags or "--shell-completion" in flags
+            else f"warmstart {command}"
+        )
+        with _argv([name, *flags, *overrides]), configs.explained(overrides, config_dirs):
             main = hydra.main(str(configs.folder()), config_name="train", version_base="1.3")
             main(task)()
     return 0 if looks else task.finish()
@@ -98,12 +98,18 @@ def _sorted(args: list[str]) -> tuple[list[str], list[str]]:
         if not word.startswith("-"):
             overrides.append(word)
             continue
-        flags.append(word)
-        if word in _VALUED and rest:
-            flags.append(rest.pop(0))
-    for override in overrides:
-        if override.lstrip("+~").startswith("hydra.callbacks"):
-            raise ConfigError(f"{override!r}: Hydra's callbacks cannot be set here")
+        flag, equals, value = word.partition("=")
+        # Also abbreviations are refused, which argparse would take and we would not recognize.
+        if flag not in _FLAGS:
+            names = [name for name in _FLAGS if name.startswith("--")]
+            raise ConfigError(
+                f"there is no flag {flag}; allowed are {', '.join(names)}{nearest(flag, names)}"
+            )
+        flags.append(flag)
+        if flag in _VALUED:
+            if not equals and not rest:
+                raise ConfigError(f"the flag {flag} needs a value; see --help")
+            flags.append(value if equals else rest.pop(0))
     return flags, overrides
 
 
@@ -118,15 +124,15 @@ def _check_comparison(overrides: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def _argv(command: str, args: list[str]) -> Iterator[None]:
+def _argv(argv: list[str]) -> Iterator[None]:
     """Show Hydra the arguments, and let it raise instead of exit."""
-    argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = [f"warmstart {command}", *args]
+    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = argv
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
     finally:
-        sys.argv = argv
+        sys.argv = before
         if full is None:
             del os.environ["HYDRA_FULL_ERROR"]
         else:

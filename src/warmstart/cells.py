@@ -90,34 +90,38 @@ class Sweep:
         for label, reason in self.failed:
             self.display.say(f"failed: {label}: {reason}")
         if self.failed:
-            self.display.say(f"{len(self.failed)} runs failed; the same command runs them again")
+            self.display.say(f"{len(self.failed)} failed; the same command runs them again")
         return 1 if self.failed else 0
 
     def _entry(self, cell: Cell, key: str) -> dict[str, Any]:
         swept = dict(line.split("=", 1) for line in cell.swept)
         arm = cell.config.arm or _arm_of(cell.config)
         extra = [f"{name}={value}" for name, value in swept.items() if name not in _AXES]
+        flags = [word for name in cell.config.config_dirs for word in ("--config-dir", name)]
         return {
             "key": key,
             "arm": " ".join([arm, *extra]),
             "size": OmegaConf.select(cell.config, "data.per_class"),
             "seed": cell.config.seed,
             "overrides": cell.overrides,
-            "command": shlex.join(["warmstart", "train", *cell.overrides]),
+            "command": shlex.join(["warmstart", "train", *flags, *cell.overrides]),
         }
 
     def _write(self, config: DictConfig, entries: list[dict[str, Any]]) -> None:
         declared = config.get("comparison")
         if declared is None:
             return
+        name = str(declared.name)
+        if name != Path(name).name or name.startswith("."):
+            raise ConfigError(f"comparison.name is {name!r}, but must be the name of a folder")
         content = {
-            "name": declared.name,
+            "name": name,
             "reference": declared.reference,
             "metric": declared.metric,
             "command": self.command,
             "cells": entries,
         }
-        self.folder = Path(config.out) / "comparisons" / declared.name
+        self.folder = Path(config.out) / "comparisons" / name
         text = json.dumps(content, indent=1)
         publish(self.folder / "cells.json", lambda part: _write_text(part, text))
 
@@ -155,11 +159,13 @@ def _arm_keys(arm: str, config_dirs: Sequence[str]) -> list[str]:
         path = root / "arm" / f"{arm}.yaml"
         if path.is_file():
             content = yaml.safe_load(path.read_text())
-            defaults = content.pop("defaults", [])
-            groups = [
-                name.split("/")[-1] for entry in defaults if entry != "_self_" for name in entry
-            ]
-            return [*groups, *_leaves(content)]
+            keys = []
+            for entry in content.pop("defaults", []):
+                if isinstance(entry, str):  # another arm, whose keys are this arm's too
+                    keys += _arm_keys(entry.removeprefix("/arm/"), config_dirs)
+                else:
+                    keys += [name.split("/")[-1] for name in entry]
+            return [*keys, *_leaves(content)]
     return []
 
 

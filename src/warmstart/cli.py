@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error, _WRONG)
     except RunError as error:
         return _complain(error, _FAILED)
+    except OSError as error:
+        # A full disk, a folder that nobody may write to.
+        return _complain(error, _FAILED)
     except KeyboardInterrupt:
         return _complain("stopped; the same command goes on from the last checkpoint", _INTERRUPTED)
     except BrokenPipeError:
@@ -79,8 +82,11 @@ def _hydra(command: str, args: list[str]) -> int:
     from warmstart.app import run_app
 
     # The default action would skip every `finally`; an interrupt takes the way of Ctrl-C.
-    signal.signal(signal.SIGTERM, _interrupt)
-    return run_app(command, args)
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return run_app(command, args)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _interrupt(signum: int, frame: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -34,6 +34,8 @@ TARGETS = {
 }
 # What the run itself reads in a group's node, and what it passes to the target.
 OWN_KEYS = {"data": {"per_class"}, "model": {"weights"}}
+# Keys that `without_hydra` adds to a config.
+_OURS = {"choices", "config_dirs"}
 
 
 def folder() -> Path:
@@ -57,8 +59,9 @@ def compose(overrides: Sequence[str] = (), *, config_dirs: Sequence[str] = ()) -
     Raises:
         ConfigError: An override names no key or option, or does not parse.
     """
-    with _outside_hydra(), explained(overrides):
-        check_config_dirs(config_dirs)
+    check_config_dirs(config_dirs)
+    check_overrides(overrides)
+    with _outside_hydra(), explained(overrides, config_dirs):
         extra = (
             [f"hydra.searchpath=[{','.join(map(_search_path, config_dirs))}]"]
             if config_dirs
@@ -118,27 +121,37 @@ def check_config_dirs(config_dirs: Sequence[str]) -> None:
                 )
 
 
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse what Hydra would do and a run cannot take."""
+    for override in overrides:
+        if override.startswith("~"):
+            raise ConfigError(
+                f"{override!r} deletes a key, but a run needs every key; give it another value"
+            )
+        # Hydra would import and call them before anything of ours runs.
+        if override.lstrip("+").startswith(("hydra.callbacks", "hydra/callbacks")):
+            raise ConfigError(f"{override!r} sets a callback of Hydra, which is not allowed here")
+
+
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """Return the resolved config as plain dicts and lists, checked against its targets.
 
     Raises:
         ConfigError: A value is missing, an interpolation broken, a key or target unknown.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise ConfigError(f"{missing[0]} has no value; give it one: {missing[0]}=VALUE")
     try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise ConfigError(f"{missing[0]} has no value; give it one: {missing[0]}=VALUE")
         content = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"the config does not resolve: {_first_line(error)}") from error
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"the config does not resolve: {reason}") from error
     assert isinstance(content, dict)
     result = {str(name): value for name, value in content.items()}
     for name, node in result.items():
         if name not in top_level_keys():
-            raise ConfigError(
-                f"there is no key {name!r}; allowed are {', '.join(sorted(top_level_keys()))}"
-                f"{nearest(name, top_level_keys())}"
-            )
+            raise _no_key(name, _users_keys())
         if name in TARGETS:
             _check_node(name, node)
     return result
@@ -153,7 +166,7 @@ def top_level_keys() -> frozenset[str]:
     }
     scalars = set(content) - {"defaults", "hydra"}
     own = {name for name in groups if not name.startswith("hydra/")}
-    return frozenset(own | scalars | {"choices", "config_dirs"})
+    return frozenset(own | scalars | _OURS)
 
 
 def build(group: str, node: Mapping[str, Any], /, *args: Any, **passed: Any) -> Any:
@@ -184,29 +197,30 @@ def _check_node(name: str, node: Any) -> None:
     for key in node:
         if key != "_target_" and key not in allowed:
             own = sorted(allowed - {"groups", "steps", "store", "folder", "labels"})
-            raise ConfigError(
-                f"there is no key {name}.{key}; allowed are {', '.join(own)}{nearest(key, own)}"
-            )
+            raise _no_key(f"{name}.{key}", own)
 
 
 @contextlib.contextmanager
-def explained(overrides: Sequence[str] = ()) -> Iterator[None]:
+def explained(overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Iterator[None]:
     """Turn what Hydra raises about a composition into one sentence."""
     try:
         yield
     except MissingConfigException as error:
-        group, _, option = str(error.missing_cfg_file or "").rpartition("/")
-        if error.options:
-            raise choose(group or "the config", option, error.options) from error
-        raise ConfigError(
-            f"there is no config {error.missing_cfg_file!r}; "
-            f"the groups are {', '.join(sorted(TARGETS))}"
-        ) from error
+        # Options may lie in folders of their own (arm=digits/scratch).
+        group, _, option = str(error.missing_cfg_file or "").partition("/")
+        found = {
+            path.relative_to(root / group).with_suffix("").as_posix()
+            for root in (folder(), *map(Path, config_dirs))
+            for path in (root / group).rglob("*.yaml")
+        }
+        raise choose(group, option, found or error.options or sorted(TARGETS)) from error
     except ValueError as error:
         if "Config group override" not in str(error):
             raise
+        bad = [word for word in overrides if word.partition("=")[0].lstrip("+") in TARGETS]
         raise ConfigError(
-            f"{' '.join(overrides)!r} sets a config group to null; name an option of it"
+            f"{' '.join(bad or overrides)!r} gives a config group something else than the name of "
+            "an option; choose an option, for example init=scratch"
         ) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_sentence(error, overrides)) from error
@@ -218,19 +232,27 @@ def _sentence(error: Exception, overrides: Sequence[str]) -> str:
     if not key and "Could not override '" in str(error):
         key = str(error).split("'")[1].partition("@")[0]
     if key:
-        parent, _, name = key.rpartition(".")
         node = getattr(cause, "parent_node", None)
-        known = [str(k) for k in node] if isinstance(node, Mapping) else []
-        if not parent:
-            known = sorted(top_level_keys() - {"choices", "config_dirs"})
-        known = [k for k in known if k not in ("_target_", "hydra")]
-        return f"there is no key {key!r}; allowed are {', '.join(known)}{nearest(name, known)}"
-    return f"the overrides {' '.join(overrides)!r} do not compose: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
+        known = [str(k) for k in node] if "." in key and isinstance(node, Mapping) else None
+        return str(_no_key(key, known or _users_keys()))
     text = str(error).strip() or str(error.__cause__ or type(error).__name__)
-    return text.splitlines()[0]
+    if "Ambiguous value" in text:
+        word = text.split("'")[1]
+        return f"{word!r} gives several values to one run; sweep over them with -m"
+    if isinstance(error, OverrideParseException):
+        bad = error.override or " ".join(overrides)
+        return f"{bad!r} does not parse; write KEY=VALUE, and quote special characters in VALUE"
+    return f"the overrides {' '.join(overrides)!r} do not compose: {text.splitlines()[0]}"
+
+
+def _no_key(key: str, known: Iterable[str]) -> ConfigError:
+    names = sorted(name for name in known if name not in ("_target_", "hydra"))
+    hint = nearest(key.rpartition(".")[2], names)
+    return ConfigError(f"there is no key {key!r}; allowed are {', '.join(names)}{hint}")
+
+
+def _users_keys() -> frozenset[str]:
+    return top_level_keys() - _OURS
 
 
 def _search_path(name: str) -> str:

@@ -160,6 +160,13 @@ def test_rates_masks_and_modes_at_every_step(fit, batchnorm):
         assert all(others.values()), step
 
 
+@pytest.mark.filterwarnings("ignore:.*eval mode at the start of training")
+def test_a_net_that_comes_in_eval_mode_trains_all_the_same(fit):
+    usual, fit_in_eval = fit(gradual_phases()), fit(gradual_phases(), model=net().eval())
+    for expected, found in zip(usual.steps, fit_in_eval.steps, strict=True):
+        assert found["training"] == expected["training"]
+
+
 def test_validation_in_the_middle_changes_neither_modes_nor_statistics(fit):
     spy = fit(gradual_phases())
     # After three steps and after six, in eval mode: neither is the start of a phase.

@@ -136,11 +136,11 @@ def _refusal(error: Exception) -> str:
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    """Return the mapping with the most tensors among `content` and the dicts nested in it."""
+    """Return the first mapping with the most tensors among `content` and the dicts nested in it."""
     best: dict[str, Tensor] = {}
     waiting, seen = [content], set()
     while waiting:
-        candidate = waiting.pop()
+        candidate = waiting.pop(0)
         # A pickled dict may hold itself.
         if isinstance(candidate, Mapping) and id(candidate) not in seen:
             seen.add(id(candidate))

@@ -63,7 +63,7 @@ class Comparison:
 
     Attributes:
         name: Of the comparison, or of the folder that was read.
-        reference: The arm that others are compared with.
+        reference: The arm that others are compared with; empty where candidates are ranked.
         metric: What is compared.
         command: What makes or completes the comparison.
         cells: In planned order.
@@ -172,7 +172,7 @@ def _planned(folder: Path) -> Comparison:
             for c in plan["cells"]
         ]
         rows = list(dict.fromkeys(rows))
-        names = [str(plan[key]) for key in ("name", "reference", "metric", "command")]
+        names = [str(plan[key] or "") for key in ("name", "reference", "metric", "command")]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path} is not a plan of warmstart ({type(error).__name__}: {error}); "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from warmstart.results import selection
 from warmstart.results.comparison import Cell, Comparison
 from warmstart.results.differences import Difference, differences
 from warmstart.results.metric import Metric, size_label
@@ -41,6 +42,8 @@ def findings(comparison: Comparison, found: Sequence[Difference]) -> list[str]:
     reference = comparison.reference
     if not any(comparison.finished(a, s) for a in comparison.arms for s in comparison.sizes):
         return ["No run has finished yet, so there is nothing to compare."]
+    if not reference:
+        return selection.sentences(comparison)
     if reference not in comparison.arms:
         return [f"The reference arm {reference} is not among the arms, so nothing is compared."]
     if len(comparison.arms) == 1:
