@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shlex
 import sys
@@ -47,13 +48,16 @@ def run_app(command: str, args: list[str]) -> int:
         line = shlex.join(["warmstart", command, *args])
         sweeping = "--multirun" in flags or "-m" in flags
         task = Sweep(display, command=line) if sweeping else _Single(display)
-        # The name of the program is also what the completion script completes.
-        name = (
-            "warmstart"
-            if "-sc" in flags or "--shell-completion" in flags
-            else f"warmstart {command}"
-        )
-        with _argv([name, *flags, *overrides]), configs.explained(overrides, config_dirs):
+        # The script for the shell completes the words in the program's name.
+        completes = "-sc" in flags or "--shell-completion" in flags
+        name = "warmstart" if completes else f"warmstart {command}"
+        # A comparison has a line per run; what each one loads stands in its record.
+        level = logging.WARNING if sweeping else logging.INFO
+        with (
+            _argv([name, *flags, *overrides]),
+            configs.explained(overrides, config_dirs),
+            _log_lines(display, level),
+        ):
             main = hydra.main(str(configs.folder()), config_name="train", version_base="1.3")
             main(task)()
     return 0 if looks else task.finish()
@@ -137,3 +141,19 @@ def _argv(argv: list[str]) -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = full
+
+
+@contextlib.contextmanager
+def _log_lines(display: Display, level: int) -> Iterator[None]:
+    """Show what the package logs above the progress bars."""
+    handler = logging.Handler()
+    handler.emit = lambda record: display.say(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("warmstart")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)

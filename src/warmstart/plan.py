@@ -162,6 +162,11 @@ def _check_scalars(config: Mapping[str, Any]) -> None:
         )
     if config["keep"] not in ("best", "none"):
         raise ConfigError(f"keep is {config['keep']!r}, but must be best or none")
+    for name in ("out", "store"):
+        if not isinstance(config[name], str) or not config[name]:
+            raise ConfigError(f"{name} is {config[name]!r}, but must be the path of a folder")
+        if Path(config[name]).is_file():
+            raise ConfigError(f"{name} is {config[name]!r}, a file, but must be a folder")
     if not isinstance(config["test"], bool):
         raise ConfigError(f"test is {config['test']!r}, but must be true or false")
     seconds = config["checkpoint_seconds"]

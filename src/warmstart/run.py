@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -34,6 +35,8 @@ from warmstart.task import Classification
 
 Progress = Callable[[int, int], None]
 
+_log = logging.getLogger(__name__)
+
 
 def execute(cfg: DictConfig, *, progress: Progress | None = None) -> Record:
     """Return the record of the run that `cfg` describes, running it unless it is finished.
@@ -53,6 +56,7 @@ def execute(cfg: DictConfig, *, progress: Progress | None = None) -> Record:
     with store.lock(run.folder):
         record = read(run.folder)
         if record is not None and record.status == "finished":
+            checkpoint.remove(run.folder)  # of a run that was killed right after its record
             return record
         if run.source is not None:
             execute(run.source, progress=progress)
@@ -63,7 +67,8 @@ def execute(cfg: DictConfig, *, progress: Progress | None = None) -> Record:
             _record_failure(run, error)
             if isinstance(error, (ConfigError, RunError)):
                 raise
-            raise RunError(f"{type(error).__name__}: {str(error).strip()}") from error
+            reason = " ".join(str(error).split())
+            raise RunError(f"{type(error).__name__}: {reason}") from error
 
 
 def _train(run: Run, progress: Progress) -> Record:
@@ -72,6 +77,8 @@ def _train(run: Run, progress: Progress) -> Record:
     model, groups, report = _model(run)
     digests = {"init": environment.tensors_digest(model.state_dict())}
     resume = checkpoint.load_newest(run.folder)
+    if resume is not None:
+        _log.info("going on after step %d of %d", resume["step"], run.steps)
     augment = configs.build("augment", config["augment"])
     batches = TrainBatches(
         run.images.train,
@@ -148,6 +155,10 @@ def _model(run: Run) -> tuple[torch.nn.Module, list[layers.LayerGroup], init.Loa
         )
     groups = layers.layer_groups(model, run.architecture.layout)
     check_statistics(run.phases, groups, report.matched if report else ())
+    sizes = ", ".join(f"{row['group']} {row['parameters']:,}" for row in layers.table(groups))
+    _log.info("layer groups and their parameters: %s", sizes)
+    if report is not None and run.weights is not None:
+        _log.info("weights %s: %s", run.weights.origin, report)
     if run.config["trainer"]["channels_last"]:
         model = model.to(memory_format=torch.channels_last)
     return model, groups, report

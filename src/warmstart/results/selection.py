@@ -59,9 +59,10 @@ def sentences(comparison: Comparison) -> list[str]:
     result = []
     for arm, candidates in ranked(comparison).items():
         best = candidates[0]
+        unit = f" {metric.unit}" if metric.unit else ""
         text = (
             f"{arm}: the best of {len(candidates)} is {best.label or 'its own recipe'}, "
-            f"with a mean {metric.label} of {metric.value(best.mean)}{metric.unit and ' ' + metric.unit}"
+            f"with a mean {metric.label} of {metric.value(best.mean)}{unit}"
         )
         if len(candidates) > 1:
             text += f"; next is {candidates[1].label} with {metric.value(candidates[1].mean)}"
