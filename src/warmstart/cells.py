@@ -147,7 +147,7 @@ def _check_arm(config: DictConfig, arguments: Sequence[Override]) -> None:
     for override in arguments:
         key = override.key_or_group
         for own in keys:
-            if own == key or own.startswith(f"{key}.") or key.startswith(f"{own}."):
+            if own == key or own.startswith(f"{key}."):
                 raise ConfigError(
                     f"{override.input_line!r} overrides what the arm {config.arm} sets ({own}); "
                     "change the arm's file, or write an arm of your own with --config-dir"

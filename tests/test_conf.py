@@ -1,0 +1,164 @@
+"""Every YAML in conf/ composes, instantiates and takes a training step, offline, on a CPU.
+
+The tests are parametrized over the files themselves: a new file is covered by itself.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+import warmstart
+from data.samples import write_cifar10, write_folder
+from tiny import write_configs
+from warmstart import ConfigError
+from warmstart.configs import folder
+from warmstart.plan import prepare
+from warmstart.sweep import Cell, Composer, grid
+
+CONF = folder()
+# Groups whose options are tried one by one; the others have tests of their own below.
+PLAIN = ("augment", "init", "logger", "model", "optimizer", "scheduler", "strategy")
+
+
+def options(group: str) -> list[str]:
+    """Return the options of a group, such as ``digits/full`` of ``arm``."""
+    root = CONF / group
+    return sorted(p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with ``out``, ``configs`` and ``images`` that the tests here share."""
+    root = tmp_path_factory.mktemp("conf")
+    write_configs(root / "configs")
+    counts = {f"{split}/{name}": 2 for split in ("train", "val", "test") for name in "ab"}
+    write_folder(root / "images", counts, shape=(16, 16, 3))
+    return root
+
+
+def train(base: Path, *overrides: str) -> warmstart.Record:
+    """Train offline on a CPU, with a source of two steps where one is needed."""
+    words = [f"out={base / 'out'}", "trainer=cpu", "keep=none", *overrides]
+    configs = [str(base / "configs")]
+    cfg = warmstart.compose(words, config_dirs=configs)
+    if cfg.init.get("weights", "") is None and cfg.model.weights == "source:glyphs":
+        words.append("init.weights=source:tiny")
+    record = warmstart.train(words, config_dirs=configs)
+    assert record.status == "finished"
+    assert record.metrics.keys() >= {"val/accuracy", "val/loss"}
+    return record
+
+
+def test_every_folder_of_conf_is_tested_here() -> None:
+    tested = {*PLAIN, "arm", "comparison", "data", "hydra", "source", "trainer"}
+    assert {path.name for path in CONF.iterdir()} == tested | {"train.yaml"}
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_a_file_is_short_and_says_what_it_is_for(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    if path.parent.name != "help":
+        assert any(line.startswith("# ") and "@package" not in line for line in lines[:2])
+        assert len(lines) <= 45
+    assert isinstance(yaml.safe_load(path.read_text()), dict)
+
+
+@pytest.mark.parametrize(
+    ("group", "option"), [(group, option) for group in PLAIN for option in options(group)]
+)
+def test_option_takes_a_step(group: str, option: str, base: Path, tmp_path: Path) -> None:
+    more = {
+        # Some start a phase for each group, and need a step for each.
+        "strategy": ["init=pretrained", "steps=10"],
+        "model": ["data=image_folder", f"data.root={base / 'images'}", "batch_size=2"],
+        # No part of a run's identity: a finished run of another option would be taken.
+        "logger": [f"out={tmp_path}"],
+    }.get(group, [])
+    extra = {"wandb": ["logger.mode=offline"]}.get(option, [])
+    record = train(base, "steps=1", f"{group}={option}", *more, *extra)
+    assert record.choices[group] == option
+    assert record.curves["train"]["step"][-1] == record.config["steps"]
+
+
+@pytest.mark.parametrize("option", options("data"))
+def test_data_takes_a_step(option: str, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = {
+        "image_folder": [f"data.root={base / 'images'}"],
+        "cifar10": [f"data.root={base / 'cifar'}", "model=resnet20"],
+        "glyphs": ["data.variants=10"],
+    }.get(option, [])
+    if option == "cifar10":
+        write_cifar10(base / "cifar", monkeypatch)
+    record = train(base, "steps=1", f"data={option}", *overrides)
+    assert record.choices["data"] == option
+    assert record.test_opened == 1
+
+
+@pytest.mark.parametrize("option", options("trainer"))
+def test_trainer_takes_a_step_or_says_what_is_missing(
+    option: str, base: Path, tmp_path: Path
+) -> None:
+    overrides = ["steps=1", f"out={tmp_path}", f"trainer={option}"]
+    if option == "gpu" and not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match=r"torch sees no GPU; use trainer=auto or =cpu"):
+            train(base, *overrides)
+    else:
+        assert train(base, *overrides).choices["trainer"] == option
+
+
+@pytest.mark.parametrize("option", options("source"))
+def test_source_takes_a_step(option: str, base: Path) -> None:
+    smaller = ["data.variants=10"] if option == "glyphs" else []
+    record = train(base, f"source={option}", "steps=1", *smaller)
+    assert record.test_opened == 0, "a source run needs no test"
+
+
+@pytest.mark.parametrize("option", options("arm"))
+def test_arm_takes_a_step(option: str, base: Path) -> None:
+    record = train(base, f"arm={option}", "steps=4")
+    assert record.curves["train"]["step"][-1] == 4
+
+
+@pytest.fixture
+def loader() -> Iterator[ConfigLoader]:
+    """Return Hydra's loader of the shipped configs."""
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        yield hydra.config_loader
+
+
+def cells_of(comparison: str, loader: ConfigLoader, base: Path) -> list[Cell]:
+    overrides = [f"comparison={comparison}", f"out={base / 'out'}"]
+    master = loader.load_configuration("train", overrides, run_mode=RunMode.MULTIRUN)
+    if "root" in master.data and OmegaConf.is_missing(master.data, "root"):
+        overrides.append(f"data.root={base / 'images'}")
+    params = [f"{key}={value}" for key, value in master.hydra.sweeper.params.items()]
+    return grid(Composer(loader, master), params, overrides)
+
+
+@pytest.mark.parametrize("option", options("comparison"))
+def test_the_cells_of_a_comparison_are_different_runs(
+    option: str, loader: ConfigLoader, base: Path
+) -> None:
+    cells = cells_of(option, loader, base)
+    keys = {prepare(cell.config).key for cell in cells}
+    assert len(keys) == len(cells) > 1
+    arms = {cell.config.arm for cell in cells}
+    reference = cells[0].config.comparison.reference
+    assert reference is None or reference in arms
+    assert arms <= set(options("arm"))
+
+
+def test_every_arm_belongs_to_a_comparison(loader: ConfigLoader, base: Path) -> None:
+    names = options("comparison")
+    used = {cell.config.arm for name in names for cell in cells_of(name, loader, base)}
+    assert used == set(options("arm"))
