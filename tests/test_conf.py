@@ -139,7 +139,7 @@ def loader() -> Iterator[ConfigLoader]:
 def cells_of(comparison: str, loader: ConfigLoader, base: Path) -> list[Cell]:
     overrides = [f"comparison={comparison}", f"out={base / 'out'}"]
     master = loader.load_configuration("train", overrides, run_mode=RunMode.MULTIRUN)
-    if "root" in master.data and OmegaConf.is_missing(master.data, "root"):
+    if OmegaConf.is_missing(master.data, "root"):
         overrides.append(f"data.root={base / 'images'}")
     params = [f"{key}={value}" for key, value in master.hydra.sweeper.params.items()]
     return grid(Composer(loader, master), params, overrides)

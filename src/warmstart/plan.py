@@ -109,9 +109,16 @@ def _source(config: Mapping[str, Any]) -> DictConfig | None:
     fresh = isinstance(configs.build("init", config["init"]), init.Scratch)
     if fresh or not name.startswith("source:"):
         return None
-    overrides = [f"source={name.removeprefix('source:')}", f"out={config['store']}", "logger=csv"]
-    cfg = configs.compose(overrides, config_dirs=config["config_dirs"])
-    cfg.store = config["store"]
+    return _source_config(
+        name.removeprefix("source:"), config["store"], tuple(config["config_dirs"])
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _source_config(name: str, store: str, config_dirs: tuple[str, ...]) -> DictConfig:
+    """Compose a source run's config; 70 ms that the cells of a comparison share."""
+    cfg = configs.compose([f"source={name}", f"out={store}"], config_dirs=config_dirs)
+    cfg.store = store
     return cfg
 
 

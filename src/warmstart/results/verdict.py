@@ -81,12 +81,8 @@ def grounds(comparison: Comparison, found: Sequence[Difference]) -> list[str]:
 
 def outcome_label(difference: Difference) -> str:
     """Return the outcome of one difference in words."""
-    alone = difference.interval.above_zero or difference.interval.below_zero
-    return (
-        "not after correction"
-        if difference.outcome == "none" and alone
-        else OUTCOMES[difference.outcome]
-    )
+    alone = _kind(difference).endswith("alone")
+    return "not after correction" if alone else OUTCOMES[difference.outcome]
 
 
 def p_label(difference: Difference) -> str:
@@ -112,11 +108,20 @@ def problem(cell: Cell, metric: Metric) -> str:
     return f"{cell.status}: {place}: {cell.record.error or 'no message'}"
 
 
+def _kind(difference: Difference) -> str:
+    """Return the outcome, and where only the uncorrected interval excludes 0, which side it is."""
+    if difference.outcome != "none":
+        return difference.outcome
+    if difference.interval.above_zero:
+        return "ahead alone"
+    return "behind alone" if difference.interval.below_zero else "none"
+
+
 def _finding(arm: str, mine: Sequence[Difference], comparison: Comparison) -> str:
     metric, reference = comparison.metric, comparison.reference
     sizes: dict[str, list[int | None]] = {}
     for difference in mine:
-        sizes.setdefault(difference.outcome, []).append(difference.size)
+        sizes.setdefault(_kind(difference), []).append(difference.size)
     if "unknown" in sizes and len(sizes) == 1:
         return f"Too few seeds to compare {arm} with {reference}."
     # The unit is said once, at the first list of sizes.
@@ -132,6 +137,9 @@ def _finding(arm: str, mine: Sequence[Difference], comparison: Comparison) -> st
             by = f"{_joined(amounts)} {metric.difference_unit}".strip()
             start = outcome if leads else f"{arm} is {words} {reference}"
             leads.append(f"{start} by {by} at {where(outcome)}")
+        if f"{outcome} alone" in sizes:
+            start = outcome if leads else f"{arm} is {words} {reference}"
+            leads.append(f"{start} at {where(f'{outcome} alone')} only if each is taken alone")
     clauses = [" and ".join(leads)] if leads else []
     if "none" in sizes:
         between = "" if leads else f" between {arm} and {reference}"
