@@ -1,0 +1,283 @@
+"""The command itself: subcommands, flags, exit codes, help, completion."""
+
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tiny import write_configs
+from warmstart import ConfigError
+from warmstart.cli import main
+
+BIN = Path(sys.executable).parent
+COMMAND = BIN / "warmstart"
+
+
+def run(*words: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a fresh process."""
+    return subprocess.run(
+        [str(word) for word in words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env},
+        timeout=120,
+        check=False,
+    )
+
+
+def cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def test_help_lists_the_commands_quickly_and_without_torch() -> None:
+    before = cpu_seconds()
+    result = run(COMMAND, "--help")
+    assert cpu_seconds() - before < 0.5
+    assert result.returncode == 0
+    for command in ("train", "compare", "report", "--version"):
+        assert re.search(rf"^  .*{command}", result.stdout, re.MULTILINE), command
+    code = "import sys; from warmstart.cli import main; main(['--help']); print(*sys.modules)"
+    loaded = run(sys.executable, "-c", code).stdout.split()
+    assert "warmstart.cli" in loaded
+    assert not {"torch", "hydra", "numpy", "rich"} & set(loaded)
+
+
+def test_the_module_is_the_same_command() -> None:
+    result = run(sys.executable, "-m", "warmstart", "--version")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.fullmatch(r"warmstart \d+\.\d+\.\d+\n", result.stdout)
+
+
+def test_a_wrong_key_ends_with_2_and_one_sentence_in_a_real_process(tmp_path: Path) -> None:
+    result = run(COMMAND, "train", "stepz=3", f"out={tmp_path / 'out'}")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert re.fullmatch(
+        r"warmstart: there is no key 'stepz'; allowed are .*, steps, .*; did you mean 'steps'\?\n",
+        result.stderr,
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert capsys.readouterr().out.startswith("usage: warmstart COMMAND")
+
+
+def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["comapre", "comparison=digits"]) == 2
+    assert capsys.readouterr().err == (
+        "warmstart: there is no command 'comapre'; use one of train, compare, report; "
+        "did you mean 'compare'?\n"
+    )
+
+
+def test_full_error_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ConfigError, match="there is no key 'stepz'"):
+        main(["train", "stepz=3"])
+    assert os.environ["HYDRA_FULL_ERROR"] == "1"
+
+
+def test_the_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    before = list(sys.argv)
+    assert main(["train", "stepz=3"]) == 2
+    assert "HYDRA_FULL_ERROR" not in os.environ
+    assert sys.argv == before
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_of_a_command_is_our_own(
+    command: str, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, flag]) == 0
+    text = capsys.readouterr().out
+    assert "warmstart compare comparison=NAME [overrides]" in text
+    assert re.search(r"^model: .*resnet18.*small_cnn", text, re.MULTILINE)
+    assert "--config-dir DIR" in text
+    assert "Powered by Hydra" not in text
+
+
+def test_cfg_job_prints_the_config_and_runs_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--cfg", "job", "steps=7", f"out={tmp_path / 'out'}"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert (config["steps"], config["optimizer"]["momentum"]) == (7, 0.9)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["steps=7", "--cfg", "job", "seed=3"],
+        ["--cfg", "job", "steps=7", "seed=3"],
+        ["steps=7", "seed=3", "--cfg=job"],
+        ["steps=7", "-c", "job", "seed=3"],
+    ],
+    ids=" ".join,
+)
+def test_flags_stand_anywhere(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *words]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert (config["steps"], config["seed"]) == (7, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--confg-dir", "x"], r"there is no flag --confg-dir; .*did you mean '--config-dir'\?"),
+        (["--multi"], r"there is no flag --multi; .*did you mean '--multirun'\?"),
+        (["--config-path=x"], r"there is no flag --config-path; allowed are .*"),
+        (["--cfg"], "the flag --cfg needs a value; see --help"),
+    ],
+)
+def test_wrong_flags(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *words]) == 2
+    assert re.fullmatch(f"warmstart: {expected}\n", capsys.readouterr().err)
+
+
+class TestConfigDir:
+    @pytest.mark.parametrize("form", ["--config-dir {}", "--config-dir={}", "-cd {}"])
+    def test_adds_configs(
+        self, form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write_configs(tmp_path)
+        flag = form.format(tmp_path).split()
+        assert main(["train", *flag, "arm=short/probe", "--cfg", "job"]) == 0
+        config = yaml.safe_load(capsys.readouterr().out)
+        assert (config["steps"], config["init"]["weights"]) == (6, "source:tiny")
+
+    @pytest.mark.parametrize("form", ["--config-dir {}", "--config-dir={}", "-cd={}"])
+    def test_must_exist(
+        self, form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        flag = form.format(tmp_path / "none").split()
+        assert main(["train", *flag]) == 2
+        assert re.fullmatch(
+            r"warmstart: the config folder '\S+none' does not exist; give an existing folder\n",
+            capsys.readouterr().err,
+        )
+
+    @pytest.mark.parametrize("form", ["--config-dir {}", "--config-dir={}"])
+    def test_must_not_hide_a_shipped_config(
+        self, form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "optimizer").mkdir()
+        (tmp_path / "optimizer" / "sgd.yaml").write_text("lr: 3\n")
+        assert main(["train", *form.format(tmp_path).split(), "--cfg", "job"]) == 2
+        assert re.fullmatch(
+            r"warmstart: \S+/optimizer/sgd.yaml has the name of a shipped config, "
+            r"which would hide it; rename yours\n",
+            capsys.readouterr().err,
+        )
+
+    def test_own_options_are_among_the_suggestions(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write_configs(tmp_path)
+        assert main(["train", "--config-dir", str(tmp_path), "arm=short/scrach"]) == 2
+        error = capsys.readouterr().err
+        assert "digits/scratch" in error
+        assert error.endswith("; did you mean 'short/scratch'?\n")
+
+
+@pytest.mark.slow
+class TestCompletion:
+    """In a real bash, with the script that the command prints."""
+
+    @pytest.fixture(scope="class")
+    def script(self) -> str:
+        result = run(COMMAND, "train", "-sc", "install=bash")
+        assert result.returncode == 0
+        return result.stdout
+
+    def complete(self, script: str, *lines: str) -> list[list[str]]:
+        """Return the replies to TAB at the end of each line."""
+        body = """
+        reply() {
+            COMP_LINE="$1"; COMP_POINT=${#1}; COMP_WORDS=($1)
+            [[ "$1" == *" " ]] && COMP_WORDS+=("")
+            COMP_CWORD=$(( ${#COMP_WORDS[@]} - 1 )); COMPREPLY=()
+            hydra_bash_completion; echo "${COMPREPLY[*]}"
+        }
+        """
+        calls = "\n".join(f'reply "{line}"' for line in lines)
+        path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+        result = run("bash", "-c", f"{script}\n{body}\n{calls}", PATH=path)
+        assert result.stderr == ""
+        return [line.split() for line in result.stdout.splitlines()]
+
+    def test_completes_behind_the_subcommand(self, script: str) -> None:
+        command, key, option, comparison, later = self.complete(
+            script,
+            "warmstart tr",
+            "warmstart train mod",
+            "warmstart train model=",
+            "warmstart compare comparison=dig",
+            "warmstart train model=resnet20 strategy=lin",
+        )
+        assert command == ["train"]
+        assert {"model=", "model."} == set(key)
+        assert {"model=resnet20", "model=small_cnn"} <= set(option)
+        assert "comparison=digits" in comparison
+        assert later == ["strategy=linear_probe"]
+
+    def test_is_for_the_command_alone(self, script: str) -> None:
+        result = run("bash", "-c", f"{script}\ncomplete -p | sed 's/.* //'")
+        assert result.stdout.split() == ["warmstart"]
+
+
+class TestReport:
+    @pytest.fixture(scope="class")
+    def out(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Return an output folder with two finished runs."""
+        out = tmp_path_factory.mktemp("report")
+        assert main(["train", "-m", "steps=2", "seed=0,1", "keep=none", f"out={out}"]) == 0
+        return out
+
+    def test_needs_the_files_alone_and_no_torch(self, out: Path, tmp_path: Path) -> None:
+        page = tmp_path / "page.html"
+        code = (
+            "import sys; sys.modules['torch'] = None; from warmstart.cli import main; "
+            f"sys.exit(main(['report', {str(out)!r}, '--out', {str(page)!r}]))"
+        )
+        result = run(sys.executable, "-c", code)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert "scratch/full" in result.stdout
+        assert result.stdout.endswith(f"report: {page}\n")
+        assert page.read_text().startswith("<!doctype html>")
+
+    def test_goes_into_the_folder_by_default(
+        self, out: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["report", str(out)]) == 0
+        assert capsys.readouterr().out.endswith(f"report: {out / 'report.html'}\n")
+        assert (out / "report.html").is_file()
+
+    def test_of_a_missing_folder(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["report", str(tmp_path / "none")]) == 2
+        assert re.fullmatch(
+            r"warmstart: \S+/none is not a folder; give an output folder .*\n",
+            capsys.readouterr().err,
+        )
+
+    def test_of_a_folder_without_runs(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["report", str(tmp_path)]) == 2
+        assert "holds no finished run; give" in capsys.readouterr().err
+
+    def test_without_a_folder(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as exit_:
+            main(["report"])
+        assert exit_.value.code == 2
+        assert "required: DIR" in capsys.readouterr().err

@@ -1,0 +1,283 @@
+"""Each bad input ends with exit code 2 and one sentence: the bad value, what is allowed, the fix."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data.samples import write_folder, write_image
+from tiny import write_configs
+from warmstart.cli import main
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Return a function that runs a command, which must be refused, and returns the sentence."""
+
+    def run(*words: str, command: str = "train") -> str:
+        out = tmp_path / "out"
+        own = [] if any(word.startswith("out=") for word in words) else [f"out={out}"]
+        assert main([command, *words, *own]) == 2
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert re.fullmatch(r"warmstart: [^\n]+\n", output.err), output.err
+        assert "Traceback" not in output.err
+        assert not (out / "runs").exists()
+        return output.err.removeprefix("warmstart: ").removesuffix("\n")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        # names
+        ("data=digit", "data is 'digit', but must be one of .*digits.*; did you mean 'digits'?"),
+        ("arm=digits/probes", "arm is 'digits/probes', .*; did you mean 'digits/probe'?"),
+        ("source=glyph", "source is 'glyph', .*; did you mean 'glyphs'?"),
+        ("model=", "model is '', but must be one of .*small_cnn"),
+        ("init=[scratch,pretained]", "init is 'pretained', .*; did you mean 'pretrained'?"),
+        ("stepz=3", "there is no key 'stepz'; allowed are .*steps.*; did you mean 'steps'?"),
+        ("+stepz=3", "there is no key 'stepz'; allowed are .*steps.*; did you mean 'steps'?"),
+        ("++stepz=3", "there is no key 'stepz'; allowed are .*steps.*; did you mean 'steps'?"),
+        ("optimizer.lrr=3", "there is no key 'optimizer.lrr'; .*; did you mean 'lr'?"),
+        ("+optimizer.lrr=3", "there is no key 'optimizer.lrr'; .*; did you mean 'lr'?"),
+        ("++optimizer.lrr=3", "there is no key 'optimizer.lrr'; .*; did you mean 'lr'?"),
+        ("data.root=photos", "there is no key 'data.root'; allowed are per_class, size"),
+        ("~seed", "'~seed' deletes a key, but a run needs every key; give it another value"),
+        ("~optimizer.lr", "'~optimizer.lr' deletes a key, .*"),
+        # groups that are no option
+        ("init=null", "'init=null' gives a config group something else than .*; choose .*"),
+        ("optimizer=3", "'optimizer=3' gives a config group something else than .*; choose .*"),
+        # syntax
+        ("steps", "'steps' does not parse; write KEY=VALUE, .*"),
+        ("optimizer.lr=[1", "'optimizer.lr=[1.*' does not parse; write KEY=VALUE, .*"),
+        ("seed=0,1", "'seed=0,1' gives several values to one run; sweep over them with -m"),
+        ("seed=???", "seed has no value; give it one: seed=VALUE"),
+        ("seed=${nope}", "the config does not resolve: .*nope.*"),
+        # the data
+        ("data.per_class=88", "data.per_class is 88, but class '8' has only 87 .* at most 87"),
+        ("data.per_class=0", "data.per_class is 0, but must be a whole number of at least 1"),
+        ("data.per_class=few", "data.per_class is 'few', but must be a whole number .*"),
+        ("data.per_class=1.5", "data.per_class is 1.5, but must be a whole number .*"),
+        ("data=image_folder", "data.root has no value; give it one: data.root=VALUE"),
+        # length and rates
+        ("steps=3 epochs=4", "steps is 3 and epochs is 4; give exactly one of them .*"),
+        ("steps=null", "steps is None and epochs is None; give exactly one of them .*"),
+        ("optimizer.lr=-0.1", "optimizer.lr is -0.1, but must be a number of at least 0"),
+        ("optimizer.lr=fast", "optimizer.lr is 'fast', but must be a number of at least 0"),
+        (
+            "scheduler.warmup_steps=400",
+            "scheduler.warmup_steps is 400, but the run has only 400 .*",
+        ),
+        # phases and groups
+        (
+            "strategy=lp_ft strategy.probe_until=1.0",
+            "phase 1 starts at step 400, but the last step is 399; start it earlier, .*",
+        ),
+        (
+            "strategy=partial strategy.top=6",
+            "phase 0 trains the top 6 groups, but the model has 5; give at most 5, .*",
+        ),
+        (
+            "strategy=gradual steps=3",
+            "phase 1 starts at step 0, not after phase 0 at step 0; give the run more steps, .*",
+        ),
+        ("strategy.group_decay=1.5", "strategy.group_decay is 1.5, but must be in (0, 1]"),
+        # weights
+        ("init=pretrained init.weights=source:glyp", "source is 'glyp', .*'glyphs'?"),
+        ("init=pretrained init.weights=no.pt", "init.weights is 'no.pt', but there is no such .*"),
+        ("init=pretrained model=resnet20", "init=pretrained, but .* has no weights of its own; .*"),
+        (
+            "init=pretrained init.weights=source:glyphs model=resnet20",
+            "init.weights=source:glyphs is a small_cnn, but the model is .*resnet20; use .*",
+        ),
+    ],
+)
+def test_overrides(words: str, expected: str, refused: Refused) -> None:
+    assert re.fullmatch(_pattern(expected), refused(*words.split()))
+
+
+def _pattern(text: str) -> str:
+    """Return `text` as a regular expression in which only ``.*`` is special."""
+    return ".*".join(re.escape(part) for part in text.split(".*"))
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "expected"),
+    [
+        ("seed", ["-1", "1.5", "x", "true", "null", "[1]"], "a whole number of at least 0"),
+        ("steps", ["-1", "1.5", "x", "true"], "a whole number of at least 0"),
+        ("steps=null epochs", ["-1", "1.5", "x"], "a whole number of at least 0"),
+        ("batch_size", ["0", "1.5", "x", "null"], "a whole number of at least 1"),
+        ("val_every_steps", ["0", "x", "true"], "a whole number of at least 1"),
+        ("log_every_steps", ["0", "x", "1.5"], "a whole number of at least 1"),
+        ("test", ["3", "x", "null"], "true or false"),
+        ("keep", ["all", "null", "3"], "best or none"),
+        ("checkpoint_seconds", ["-1", "x", "null", "true"], "a number of at least 0"),
+        ("out", ["3", "null", "{a: 1}", "''"], "the path of a folder"),
+        ("store", ["3", "null", "[a]", "''"], "the path of a folder"),
+    ],
+)
+def test_scalars_of_a_wrong_type(
+    key: str, values: list[str], expected: str, refused: Refused
+) -> None:
+    name = key.split()[-1]
+    for value in values:
+        *before, last = key.split()
+        sentence = refused(*before, f"{last}={value}")
+        assert re.fullmatch(rf"{name} is .*, but must be {expected}", sentence), value
+
+
+def test_out_is_a_file(tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "file").write_text("")
+    sentence = refused(f"out={tmp_path / 'file'}")
+    assert sentence == f"out is '{tmp_path / 'file'}', a file, but must be a folder"
+
+
+class TestTargets:
+    """Only callables of the group's own modules are imported and called."""
+
+    @pytest.mark.parametrize("form", ["{}", "++{}"])
+    @pytest.mark.parametrize(
+        "target",
+        [
+            "builtins.open",
+            "os.system",
+            "functools.partial",
+            "warmstart.store.os.system",
+            "warmstart.data.digits.digits",
+            "warmstart.optim.optimizers.torch.load",
+            "warmstart.optim.optimizers",
+            "warmstart.optim.optimizers.nope",
+            "trap.spring",
+        ],
+    )
+    def test_refused(
+        self,
+        target: str,
+        form: str,
+        tmp_path: Path,
+        refused: Refused,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        sprung = tmp_path / "sprung"
+        (tmp_path / "trap.py").write_text(
+            f"open({str(sprung)!r}, 'w')\ndef spring(*args, **kwargs): pass\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr("os.system", lambda *args: sprung.touch())
+        sentence = refused(form.format(f"optimizer._target_={target}"))
+        assert sentence.startswith(f"optimizer._target_ is '{target}', ")
+        assert not sprung.exists()
+
+    @pytest.mark.parametrize("sign", ["", "+", "++"])
+    def test_callbacks_of_hydra_are_refused(self, sign: str, refused: Refused) -> None:
+        word = f"{sign}hydra.callbacks.x._target_=os.system"
+        assert refused(word) == f"{word!r} sets a callback of Hydra, which is not allowed here"
+
+
+class TestFolders:
+    def test_missing(self, tmp_path: Path, refused: Refused) -> None:
+        (tmp_path / "photos").mkdir()
+        sentence = refused("data=image_folder", f"data.root={tmp_path / 'fotos'}")
+        assert sentence.startswith(f"data.root is '{tmp_path / 'fotos'}', but ")
+        assert sentence.endswith("; did you mean 'photos'?")
+
+    def test_empty(self, tmp_path: Path, refused: Refused) -> None:
+        (tmp_path / "photos").mkdir()
+        sentence = refused("data=image_folder", f"data.root={tmp_path / 'photos'}")
+        assert f"{tmp_path / 'photos'} holds no images" in sentence
+        assert sentence.endswith("add some")
+
+    def test_one_class(self, tmp_path: Path, refused: Refused) -> None:
+        write_folder(tmp_path / "photos", {"cat": 9})
+        sentence = refused("data=image_folder", f"data.root={tmp_path / 'photos'}")
+        assert "one class only ('cat')" in sentence
+        assert "add a folder" in sentence
+
+    def test_a_truncated_image_is_named_with_the_count(
+        self, tmp_path: Path, refused: Refused
+    ) -> None:
+        root = tmp_path / "photos"
+        write_folder(root, {"cat": 10, "dog": 10}, shape=(32, 32, 3))
+        for name in ("cat/03.png", "dog/01.png"):
+            (root / name).write_bytes((root / name).read_bytes()[:200])
+        sentence = refused("data=image_folder", f"data.root={root}")
+        assert sentence.startswith(f"2 of 20 images in {root} cannot be read, the first is cat/03")
+        assert sentence.endswith("replace or remove them")
+
+    def test_images_of_different_sizes(self, tmp_path: Path, refused: Refused) -> None:
+        root = tmp_path / "photos"
+        for name, written in write_folder(root, {"cat": 10, "dog": 10}).items():
+            if name == "dog/04.png":
+                write_image(root / name, written[:4])
+        assert "set data.size" in refused("data=image_folder", f"data.root={root}")
+
+
+def test_weights_of_another_architecture(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = shared_data / "weights" / "resnet56-4bfd9763.th"
+    words = ["init=pretrained", f"init.weights={weights}", "model=small_cnn", "steps=1"]
+    assert main(["train", *words, f"out={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert f"warmstart: {weights} fits 0 of the model's" in error
+    assert "it is of another architecture; name the model" in error
+    assert error.count("\n") == 1
+
+
+class TestCompare:
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            ("", "compare takes one comparison, but got none; use comparison=NAME, .*digits.*"),
+            ("comparison=", "compare takes one comparison, but got none; .*"),
+            ("comparison=digits,digits", "compare takes one comparison, but got digits,digits; .*"),
+            ("comparison=digits comparison=digits", "compare takes one comparison, but got .*"),
+            ("comparison=digit", "comparison is 'digit', .*; did you mean 'digits'?"),
+            ("comparison=digits arm=digits/nope", "arm is 'digits/nope', but must be one of .*"),
+            (
+                "comparison=digits init=scratch",
+                "'init=scratch' overrides what the arm .* (init); .*",
+            ),
+            (
+                "comparison=digits optimizer.lr=3",
+                "'optimizer.lr=3' overrides what the arm .* sets (optimizer.lr); .*",
+            ),
+            (
+                "comparison=digits ++steps=3",
+                "'++steps=3' overrides what the arm .* sets (steps); .*",
+            ),
+            (
+                "comparison=digits optimizer=adam",
+                "'optimizer=adam' overrides what the arm .* sets (optimizer.lr); .*",
+            ),
+            (
+                "comparison=digits seed=interval(0,1)",
+                "'seed=interval(0,1)' is no list of values; sweep over values with commas, .*",
+            ),
+            (
+                "comparison=digits data.per_class=1,1000",
+                "data.per_class is 1000, .* at most 87 (in the cell arm=.* data.per_class=1000 .*)",
+            ),
+            ("comparison=digits seed=0 comparison.name=../x", "comparison.name is '../x', but .*"),
+        ],
+    )
+    def test_overrides(self, words: str, expected: str, refused: Refused) -> None:
+        sentence = refused(*words.split(), command="compare")
+        assert re.fullmatch(_pattern(expected), sentence)
+
+    def test_an_arm_that_builds_on_another_keeps_its_keys(
+        self, tmp_path: Path, refused: Refused
+    ) -> None:
+        configs = write_configs(tmp_path / "configs")
+        (configs / "arm" / "heir.yaml").write_text(
+            "# @package _global_\ndefaults: [short/scratch]\nbatch_size: 4\n"
+        )
+        words = ["--config-dir", str(configs), "comparison=tiny", "arm=heir", "optimizer.lr=1"]
+        sentence = refused(*words, command="compare")
+        assert sentence.startswith("'optimizer.lr=1' overrides what the arm heir sets")
