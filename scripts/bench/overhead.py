@@ -13,13 +13,14 @@ import dataclasses
 import io
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,14 +116,16 @@ def step(repeat: int) -> Iterator[Line]:
 
     Theirs get finished tensors; ours cuts the batch from the images and normalizes it too.
     """
+    import plain
+
     for name, overrides in (
         ("default net", []),
         ("net of width 2", ["model.widths=[2,2]"]),
     ):
-        model, batches = _plain(overrides, steps=STEPS)
+        model, batches = plain.ready(overrides, steps=STEPS)
         ways: dict[str, Callable[[list[float]], None]] = {
-            "loop": lambda stamps, m=model, b=batches["train"]: _loop(m(), b, stamps),
-            "bare": lambda stamps, m=model, b=batches["train"]: _bare_steps(m(), b, stamps),
+            "loop": lambda stamps, m=model, b=batches["train"]: plain.loop(m(), b, stamps),
+            "bare": lambda stamps, m=model, b=batches["train"]: plain.fit(m(), b, stamps),
             "ours": lambda stamps, o=overrides: _our_steps(o, stamps),
         }
         times: dict[str, list[float]] = {way: [] for way in ways}
@@ -142,9 +145,11 @@ def step(repeat: int) -> Iterator[Line]:
 
 def cell(repeat: int) -> Iterator[Line]:
     """Compare one more tiny cell of a sweep with a bare fit and test."""
+    import plain
+
     with tempfile.TemporaryDirectory() as folder:
         out, own = Path(folder, "out"), _own_configs(Path(folder, "own"))
-        model, batches = _plain(["data.per_class=1"], steps=CELL_STEPS)
+        model, batches = plain.ready(["data.per_class=1"], steps=CELL_STEPS)
         arms = {
             "scratch": ["init=scratch"],
             "pretrained": ["init=pretrained", "init.weights=source:tiny"],
@@ -152,9 +157,14 @@ def cell(repeat: int) -> Iterator[Line]:
         for arm in arms.values():  # the source run, and what is made once in a process
             _sweep(own, out, arm, range(1))
         times: dict[str, list[float]] = {name: [] for name in ("bare", *arms)}
+
+        def bare() -> None:
+            for _ in range(CELLS):
+                plain.fit_and_test(model(), batches, validate=VALIDATE)
+
         seeds = 1
         for _ in range(repeat):
-            times["bare"].append(_timed(lambda: _bare_cells(model, batches)) / CELLS)
+            times["bare"].append(_timed(bare) / CELLS)
             for name, arm in arms.items():
                 many, one = range(seeds, seeds + CELLS + 1), range(seeds + CELLS + 1, seeds + 8)
                 more = _timed(lambda a=arm, s=many: _sweep(own, out, a, s))
@@ -209,104 +219,6 @@ def _per_step(stamps: Sequence[float]) -> float:
     return statistics.median(windows) / WINDOW * 1e3
 
 
-def _plain(
-    overrides: Sequence[str], *, steps: int
-) -> tuple[Callable[[], Any], dict[str, list[Any]]]:
-    """Return what makes the model of a run, and its batches: finished tensors and labels."""
-    import torch
-
-    import warmstart
-    from warmstart.data.batches import EvalBatches, Preprocess, TrainBatches
-    from warmstart.run import prepare
-
-    torch.set_num_threads(1)
-    run = prepare(warmstart.compose(["trainer=cpu", *overrides]))
-    images, size = run.images, run.config["batch_size"]
-    train = TrainBatches(images.train, batch_size=size, columns=0, seed=0)
-    val, test = EvalBatches(images.val), EvalBatches(images.test)
-    cut = {
-        "train": [train[index] for index in range(steps)],
-        "val": [val[index] for index in range(len(val))],
-        "test": [test[index] for index in range(len(test))],
-    }
-    ready = Preprocess(run.input, augment=None, channels_last=False)
-    batches = {
-        name: [(ready(pixels, uniforms, train=False), labels) for pixels, labels, uniforms in part]
-        for name, part in cut.items()
-    }
-    return lambda: run.architecture.build(run.input.channels, len(images.classes)), batches
-
-
-def _sgd(model: Any) -> Any:
-    import torch
-
-    parameters = model.parameters()
-    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4, fused=True)
-
-
-def _loop(model: Any, batches: Sequence[Any], stamps: list[float]) -> None:
-    from torch.nn.functional import cross_entropy
-
-    optimizer = _sgd(model.train())
-    for images, labels in batches:
-        stamps.append(time.process_time())
-        optimizer.zero_grad()
-        cross_entropy(model(images), labels).backward()
-        optimizer.step()
-
-
-def _bare(model: Any, stamps: list[float]) -> Any:
-    """Return the barest LightningModule."""
-    import pytorch_lightning as pl
-    from torch.nn.functional import cross_entropy
-
-    class Bare(pl.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def training_step(self, batch: Any, batch_idx: int) -> Any:
-            stamps.append(time.process_time())
-            return cross_entropy(self.model(batch[0]), batch[1])
-
-        def validation_step(self, batch: Any, batch_idx: int) -> None:
-            self.model(batch[0])
-
-        def test_step(self, batch: Any, batch_idx: int) -> None:
-            self.model(batch[0])
-
-        def configure_optimizers(self) -> Any:
-            return _sgd(self.model)
-
-    return Bare()
-
-
-def _bare_trainer(**options: Any) -> Any:
-    import pytorch_lightning as pl
-
-    from warmstart.trainer import _quiet
-
-    _quiet()
-    return pl.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
-
-
-def _loader(batches: Sequence[Any]) -> Any:
-    from torch.utils.data import DataLoader
-
-    return DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)
-
-
-def _bare_steps(model: Any, batches: Sequence[Any], stamps: list[float]) -> None:
-    _bare_trainer(max_epochs=1).fit(_bare(model, stamps), _loader(batches))
-
-
 def _our_steps(overrides: Sequence[str], stamps: list[float]) -> None:
     import warmstart
     from warmstart.task import Classification
@@ -326,21 +238,13 @@ def _our_steps(overrides: Sequence[str], stamps: list[float]) -> None:
         Classification.training_step = training_step  # type: ignore[method-assign]
 
 
-def _bare_cells(model: Callable[[], Any], batches: Mapping[str, Sequence[Any]]) -> None:
-    for _ in range(CELLS):
-        module = _bare(model(), [])
-        trainer = _bare_trainer(max_epochs=1, val_check_interval=VALIDATE, num_sanity_val_steps=0)
-        trainer.fit(module, _loader(batches["train"]), _loader(batches["val"]))
-        trainer.test(module, _loader(batches["test"]), verbose=False)
-
-
 def _own_configs(folder: Path) -> Path:
     """Write a source run of a few steps and a comparison of thirty tiny runs."""
     from warmstart.configs import folder as shipped
 
     glyphs = (shipped() / "source" / "glyphs.yaml").read_text()
-    tiny = glyphs.replace("steps: 1200", f"steps: {CELL_STEPS}")
-    assert tiny != glyphs
+    tiny, found = re.subn(r"(?m)^steps:.*", f"steps: {CELL_STEPS}", glyphs)
+    assert found == 1
     grid = {"init": "scratch", "data.per_class": "1,2,5", "seed": ",".join(map(str, range(10)))}
     comparison = {
         "comparison": {"name": "tiny", "reference": "scratch/full", "metric": "test/accuracy"},

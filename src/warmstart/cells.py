@@ -42,6 +42,7 @@ class Sweep:
         """Check every cell, write down what is planned, and return what is not finished."""
         from warmstart.plan import prepare
 
+        self.display.note(f"checking {len(cells)} runs before the first one starts")
         entries, left = [], []
         known: set[str] = set()
         for cell in cells:

@@ -262,9 +262,9 @@ def _search_path(name: str) -> str:
 @contextlib.contextmanager
 def _outside_hydra() -> Iterator[None]:
     """Let Hydra compose in a process where it already runs a job."""
-    instance = GlobalHydra.instance()
-    running, instance.hydra = instance.hydra, None
+    running, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     try:
         yield
     finally:
-        instance.hydra = running
+        # Not the instance from above: `initialize_config_dir` puts a copy in its place.
+        GlobalHydra.instance().hydra = running

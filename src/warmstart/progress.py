@@ -56,6 +56,11 @@ class Display:
         """Print a line above the bars."""
         self.console.print(text, markup=False)
 
+    def note(self, text: str) -> None:
+        """Print a line that only a person who waits needs."""
+        if self.console.is_terminal:
+            self.say(text)
+
     def plan(self, total: int) -> None:
         """Announce how many runs there will be."""
         self._total = total

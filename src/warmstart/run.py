@@ -57,6 +57,7 @@ def execute(cfg: DictConfig, *, progress: Progress | None = None) -> Record:
         record = read(run.folder)
         if record is not None and record.status == "finished":
             checkpoint.remove(run.folder)  # of a run that was killed right after its record
+            _log.info("finished before; delete %s to run it again", run.folder)
             return record
         if run.source is not None:
             execute(run.source, progress=progress)

@@ -49,6 +49,14 @@ class Classification(pl.LightningModule):
         self._make_optimizer = optimizer
         self._optimizer_state = optimizer_state
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the running hook 40 times a step; Module's way to set an attribute, which
+        # looks for parameters and modules first, would cost a third of what a step adds to a loop.
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = self._make_optimizer()
         if self._optimizer_state is not None:

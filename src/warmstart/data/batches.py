@@ -56,11 +56,12 @@ class TrainBatches(Dataset[Batch]):
             number, offset = divmod(start, len(self.split))
             count = min((step + 1) * self.batch_size - start, len(self.split) - offset)
             order, uniforms = self._pass(number)
-            rows = order[offset : offset + count]
-            pieces.append((rows, uniforms[self.split.positions[rows]]))
+            pieces.append((order[offset : offset + count], uniforms[offset : offset + count]))
             start += count
-        rows = np.concatenate([rows for rows, _ in pieces])
-        uniforms = torch.cat([uniforms for _, uniforms in pieces])
+        rows, uniforms = pieces[0]
+        if len(pieces) > 1:
+            rows = np.concatenate([rows for rows, _ in pieces])
+            uniforms = torch.cat([uniforms for _, uniforms in pieces])
         return (
             torch.from_numpy(self.split.pixels[rows]),
             torch.from_numpy(self.split.labels[rows]),
@@ -76,16 +77,16 @@ class TrainBatches(Dataset[Batch]):
         self._pass = functools.lru_cache(maxsize=2)(self._draw_pass)
 
     def _draw_pass(self, number: int) -> tuple[np.ndarray, Tensor]:
-        order = torch.randperm(
-            len(self.split), generator=torch_generator(self.seed, "order", number)
-        )
-        rows = int(self.split.positions.max()) + 1
+        """Return the rows of the split in the order of the pass, and each one's uniforms."""
+        count = len(self.split)
+        order = torch.randperm(count, generator=torch_generator(self.seed, "order", number)).numpy()
         if not self.columns:
-            return order.numpy(), torch.empty(rows, 0)
+            return order, torch.empty(count, 0)
         # By position in the whole split: an image is augmented alike in every subset.
         generator = torch_generator(self.seed, "augment", number)
-        uniforms = torch.rand(rows, self.columns, generator=generator)
-        return order.numpy(), uniforms
+        places = int(self.split.positions.max()) + 1
+        uniforms = torch.rand(places, self.columns, generator=generator)
+        return order, uniforms[self.split.positions[order]]
 
     def digests(self) -> dict[str, str]:
         """Return the digests of the batch order and of the augmentation's numbers.
@@ -97,7 +98,7 @@ class TrainBatches(Dataset[Batch]):
         for number in (0, 1):
             rows, uniforms = self._pass(number)
             order.update("\n".join(self.split.ids[row] for row in rows).encode())
-            augment.update(uniforms[self.split.positions].numpy().tobytes())
+            augment.update(uniforms[np.argsort(rows)].numpy().tobytes())
         return {"order": order.hexdigest(), "augment": augment.hexdigest()}
 
 

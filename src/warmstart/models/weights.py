@@ -72,10 +72,9 @@ def resolve(name: str, architecture: Architecture) -> Weights:
 def save(path: Path, state: Mapping[str, Tensor], expected: Input, classes: Sequence[str]) -> None:
     """Write weights together with the input that they expect, atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    metadata = {
-        "input": json.dumps(dataclasses.asdict(expected)),
-        "classes": json.dumps(list(classes)),
-    }
+    content = {"input": dataclasses.asdict(expected), "classes": list(classes)}
+    # One entry: the order of several would differ from file to file.
+    metadata = {"warmstart": json.dumps(content)}
     publish(path, lambda part: safetensors.torch.save_file(tensors, part, metadata))
 
 
@@ -86,7 +85,7 @@ def _input_in(path: Path) -> Input | None:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        content = json.loads(metadata["input"])
+        content = json.loads(metadata["warmstart"])["input"]
         return Input(
             content["size"], content["channels"], tuple(content["mean"]), tuple(content["std"])
         )
