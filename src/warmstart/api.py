@@ -19,6 +19,8 @@ def train(overrides: Sequence[str] = (), *, config_dirs: Sequence[str] = ()) -> 
         ConfigError: The config, the data or the weights are wrong.
         RunError: The run failed.
     """
+    from warmstart.plan import forget, prepare
     from warmstart.run import execute
 
-    return execute(compose(overrides, config_dirs=config_dirs))
+    forget()
+    return execute(prepare(compose(overrides, config_dirs=config_dirs)))

@@ -80,7 +80,7 @@ class _Single:
             run = prepare(wrapped)
             self.display.plan(1)
             self.display.start(f"{wrapped.choices.init}/{wrapped.choices.strategy}")
-            record = execute(wrapped, progress=self.display.step)
+            record = execute(run, progress=self.display.step)
             self.display.end(outcome(record))
             self.display.say(f"record: {run.folder / 'result.json'}")
         # Kept, not raised: Hydra would print its own words about it and exit.

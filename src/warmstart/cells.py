@@ -74,7 +74,7 @@ class Sweep:
         label = self._labels[run.key]
         self.display.start(label)
         try:
-            record = execute(cfg, progress=self.display.step)
+            record = execute(run, progress=self.display.step)
         except (ConfigError, RunError) as error:
             self.failed.append((label, str(error)))
             self.display.end(f"FAILED: {error}")

@@ -41,7 +41,7 @@ class Run:
         data_digest: Of the whole data set.
         input: What the model takes.
         weights: What to load, or None.
-        source: The config of the run that makes these weights, which must be finished first.
+        source: The run that makes these weights, which must be finished first.
     """
 
     key: str
@@ -53,7 +53,7 @@ class Run:
     architecture: Architecture
     input: Input
     weights: Weights | None
-    source: DictConfig | None
+    source: Run | None
     phases: list[Phase]
     schedule: Schedule
 
@@ -73,7 +73,7 @@ def prepare(cfg: DictConfig) -> Run:
     hardware: Hardware = configs.build("trainer", config["trainer"])
     architecture: Architecture = configs.build("model", config["model"])
     source = _source(config)
-    weights = _weights(config, architecture, prepare(source) if source is not None else None)
+    weights = _weights(config, architecture, source)
     wanted = weights.input if weights and weights.input else architecture.input
     data, digest = _data(
         json.dumps([config["data"], wanted.size if wanted else None, config["store"]])
@@ -103,23 +103,21 @@ def prepare(cfg: DictConfig) -> Run:
     )
 
 
-def _source(config: Mapping[str, Any]) -> DictConfig | None:
-    """Return the config of the run that ``init.weights=source:NAME`` names, in the store."""
+def _source(config: Mapping[str, Any]) -> Run | None:
+    """Return the run that ``init.weights=source:NAME`` names, in the store."""
     name = _weights_name(config) or ""
     fresh = isinstance(configs.build("init", config["init"]), init.Scratch)
     if fresh or not name.startswith("source:"):
         return None
-    return _source_config(
-        name.removeprefix("source:"), config["store"], tuple(config["config_dirs"])
-    )
+    return _source_run(name.removeprefix("source:"), config["store"], tuple(config["config_dirs"]))
 
 
 @functools.lru_cache(maxsize=4)
-def _source_config(name: str, store: str, config_dirs: tuple[str, ...]) -> DictConfig:
-    """Compose a source run's config; 70 ms that the cells of a comparison share."""
+def _source_run(name: str, store: str, config_dirs: tuple[str, ...]) -> Run:
+    """Prepare a source run; composing it costs 70 ms, which the cells of a comparison share."""
     cfg = configs.compose([f"source={name}", f"out={store}"], config_dirs=config_dirs)
     cfg.store = store
-    return cfg
+    return prepare(cfg)
 
 
 def _weights_name(config: Mapping[str, Any]) -> str | None:
@@ -155,6 +153,12 @@ def _data(request: str) -> tuple[Images, str]:
     node, size, folder = json.loads(request)
     images: Images = configs.build("data", node, size=size, store=Path(folder))
     return images, images.digest
+
+
+def forget() -> None:
+    """Read data and source configs anew the next time: files may have changed since."""
+    _data.cache_clear()
+    _source_run.cache_clear()
 
 
 def _check_scalars(config: Mapping[str, Any]) -> None:

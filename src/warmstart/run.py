@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import logging
 import time
@@ -10,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from warmstart import configs, environment, store
 from warmstart.callbacks import checkpoint
@@ -28,7 +29,7 @@ from warmstart.errors import ConfigError, RunError
 from warmstart.identity import identity
 from warmstart.models import init, layers
 from warmstart.models.weights import save
-from warmstart.plan import Run, prepare
+from warmstart.plan import Run
 from warmstart.predict import evaluate
 from warmstart.results.record import Record, read
 from warmstart.task import Classification
@@ -38,21 +39,20 @@ Progress = Callable[[int, int], None]
 _log = logging.getLogger(__name__)
 
 
-def execute(cfg: DictConfig, *, progress: Progress | None = None) -> Record:
-    """Return the record of the run that `cfg` describes, running it unless it is finished.
+def execute(run: Run, *, progress: Progress | None = None) -> Record:
+    """Return the record of a run, running it unless it is finished.
 
     A run that was killed goes on from its last checkpoint and ends as if it had not been. Two
     processes that ask for one run make it once.
 
     Args:
-        cfg: As `warmstart.compose` returns it.
+        run: As `warmstart.plan.prepare` returns it.
         progress: Called with the finished steps and all steps.
 
     Raises:
-        ConfigError: The config, the data or the weights are wrong.
+        ConfigError: The weights are wrong, or do not fit the strategy.
         RunError: The run failed; its record says why too.
     """
-    run = prepare(cfg)
     with store.lock(run.folder):
         record = read(run.folder)
         if record is not None and record.status == "finished":
@@ -76,10 +76,7 @@ def _train(run: Run, progress: Progress) -> Record:
     started = time.monotonic()
     config = run.config
     model, groups, report = _model(run)
-    digests = {"init": environment.tensors_digest(model.state_dict())}
-    resume = checkpoint.load_newest(run.folder)
-    if resume is not None:
-        _log.info("going on after step %d of %d", resume["step"], run.steps)
+    initial = environment.tensors_digest(model.state_dict())
     augment = configs.build("augment", config["augment"])
     batches = TrainBatches(
         run.images.train,
@@ -87,10 +84,13 @@ def _train(run: Run, progress: Progress) -> Record:
         columns=augment.columns,
         seed=config["seed"],
     )
-    task = _task(run, model, groups, augment, resume)
     logger = configs.build(
         "logger", config["logger"], folder=run.folder, name=_name(run), labels=_labels(run)
     )
+    resume = checkpoint.load_newest(run.folder)
+    if resume is not None:
+        _log.info("going on after step %d of %d", resume["step"], run.steps)
+    task = _task(run, model, groups, augment, resume)
     recorder = Recorder(
         run.folder,
         steps=run.steps,
@@ -102,41 +102,48 @@ def _train(run: Run, progress: Progress) -> Record:
     )
     schedule = PhaseSchedule(run.phases, run.schedule, groups, lr=config["optimizer"]["lr"])
     _fit(run, task, batches, [schedule, recorder])
+    timing = {"train_seconds": recorder.seconds, "curves": _seconds(recorder.rows)}
 
-    timing: dict[str, Any] = {"train_seconds": recorder.seconds}
-    timing["curves"] = {n: [row["seconds"] for row in rows] for n, rows in recorder.rows.items()}
     if recorder.best is not None:
         model.load_state_dict(recorder.best["model"])
     metrics = _evaluate(run, task)
     logger.finish(recorder.rows, metrics)
     if config["keep"] == "best":
         save(run.folder / "best.safetensors", model.state_dict(), run.input, run.images.classes)
-    digests |= {
-        "data": run.data_digest,
-        "split": split_digest(run.images),
-        **batches.digests(),
-        "weights": environment.tensors_digest(model.state_dict()),
-    }
-    record = Record(
-        key=run.key,
-        status="finished",
-        seed=config["seed"],
-        config=identity(config),
-        choices=config["choices"],
-        digests=digests,
-        versions=environment.versions(),
+    timing["total_seconds"] = time.monotonic() - started
+    record = dataclasses.replace(
+        _description(run, "finished", timing),
+        digests={
+            "data": run.data_digest,
+            "split": split_digest(run.images),
+            **batches.digests(),
+            "init": initial,
+            "weights": environment.tensors_digest(model.state_dict()),
+        },
         test_opened=int(config["test"]),
         metrics=metrics,
         curves=_curves(recorder.rows),
         groups=layers.table(groups),
         init={"weights": run.weights.origin, **report.as_dict()} if run.weights and report else {},
-        environment=environment.describe(run.hardware.device, config),
-        timing={**timing, "total_seconds": time.monotonic() - started},
     )
     # Last of all: where it stands, the run is finished, and nothing of it will be done again.
     record.write(run.folder)
     checkpoint.remove(run.folder)
     return record
+
+
+def _description(run: Run, status: str, timing: dict[str, Any]) -> Record:
+    """Return the part of the record that does not depend on what the training gave."""
+    return Record(
+        key=run.key,
+        status=status,
+        seed=run.config["seed"],
+        config=identity(run.config),
+        choices=run.config["choices"],
+        versions=environment.versions(),
+        environment=environment.describe(run.hardware.device, run.config),
+        timing=timing,
+    )
 
 
 def _model(run: Run) -> tuple[torch.nn.Module, list[layers.LayerGroup], init.LoadReport | None]:
@@ -214,20 +221,16 @@ def _evaluate(run: Run, task: Classification) -> dict[str, float]:
 
 def _record_failure(run: Run, error: Exception) -> None:
     message = str(error) if isinstance(error, (ConfigError, RunError)) else repr(error)
-    record = Record(
-        key=run.key,
-        status="failed",
-        seed=run.config["seed"],
-        config=identity(run.config),
-        choices=run.config["choices"],
-        versions=environment.versions(),
-        error=" ".join(message.split()),
-        environment={
-            **environment.describe(run.hardware.device, run.config),
-            "traceback": traceback.format_exc(),
-        },
-    )
-    record.write(run.folder)
+    record = _description(run, "failed", {})
+    record.environment["traceback"] = traceback.format_exc()
+    record = dataclasses.replace(record, error=" ".join(message.split()))
+    # On a full disk, the message on the screen has to do.
+    with contextlib.suppress(OSError):
+        record.write(run.folder)
+
+
+def _seconds(rows: Mapping[str, list[dict[str, float]]]) -> dict[str, list[float]]:
+    return {split: [row["seconds"] for row in part] for split, part in rows.items()}
 
 
 def _curves(rows: Mapping[str, list[dict[str, float]]]) -> dict[str, dict[str, list[float]]]:
