@@ -192,15 +192,17 @@ class TestConfigDir:
         assert error.endswith("; did you mean 'short/scratch'?\n")
 
 
+@pytest.fixture(scope="module")
+def script() -> str:
+    """Return what ``warmstart train -sc install=bash`` prints."""
+    result = run(COMMAND, "train", "-sc", "install=bash")
+    assert result.returncode == 0
+    return result.stdout
+
+
 @pytest.mark.slow
 class TestCompletion:
     """In a real bash, with the script that the command prints."""
-
-    @pytest.fixture(scope="class")
-    def script(self) -> str:
-        result = run(COMMAND, "train", "-sc", "install=bash")
-        assert result.returncode == 0
-        return result.stdout
 
     def complete(self, script: str, *lines: str) -> list[list[str]]:
         """Return the replies to TAB at the end of each line."""
@@ -238,14 +240,15 @@ class TestCompletion:
         assert result.stdout.split() == ["warmstart"]
 
 
-class TestReport:
-    @pytest.fixture(scope="class")
-    def out(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """Return an output folder with two finished runs."""
-        out = tmp_path_factory.mktemp("report")
-        assert main(["train", "-m", "steps=2", "seed=0,1", "keep=none", f"out={out}"]) == 0
-        return out
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an output folder with two finished runs."""
+    out = tmp_path_factory.mktemp("report")
+    assert main(["train", "-m", "steps=2", "seed=0,1", "keep=none", f"out={out}"]) == 0
+    return out
 
+
+class TestReport:
     def test_needs_the_files_alone_and_no_torch(self, out: Path, tmp_path: Path) -> None:
         page = tmp_path / "page.html"
         code = (

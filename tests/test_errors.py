@@ -49,6 +49,8 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
         ("data.root=photos", "there is no key 'data.root'; allowed are per_class, size"),
         ("~seed", "'~seed' deletes a key, but a run needs every key; give it another value"),
         ("~optimizer.lr", "'~optimizer.lr' deletes a key, .*"),
+        ("arm={a:1}", "arm takes the name of an option, but got something else; give arm=NAME"),
+        ("logger.x=3", "there is no key 'logger.x'; allowed are none"),
         # groups that are no option
         ("init=null", "'init=null' gives a config group something else than .*; choose .*"),
         ("optimizer=3", "'optimizer=3' gives a config group something else than .*; choose .*"),
@@ -68,7 +70,6 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
         ("steps=3 epochs=4", "steps is 3 and epochs is 4; give exactly one of them .*"),
         ("steps=null", "steps is None and epochs is None; give exactly one of them .*"),
         ("optimizer.lr=-0.1", "optimizer.lr is -0.1, but must be a number of at least 0"),
-        ("optimizer.lr=fast", "optimizer.lr is 'fast', but must be a number of at least 0"),
         (
             "scheduler.warmup_steps=400",
             "scheduler.warmup_steps is 400, but the run has only 400 .*",
@@ -132,6 +133,34 @@ def test_scalars_of_a_wrong_type(
         assert re.fullmatch(rf"{name} is .*, but must be {expected}", sentence), value
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("optimizer.lr=fast", "optimizer.lr is 'fast', but must be a number"),
+        ("optimizer.lr=true", "optimizer.lr is True, but must be a number"),
+        ("optimizer.nesterov=1", "optimizer.nesterov is 1, but must be true or false"),
+        ("data.size=8.5", "data.size is 8.5, but must be a whole number or null"),
+        ("data=glyphs data.seed=x", "data.seed is 'x', but must be a whole number"),
+        ("data=cifar10 data.root=3", "data.root is 3, but must be the path of a folder"),
+        ("data=image_folder data.root=[a]", "data.root is ['a'], but must be the path of a folder"),
+        ("model.widths=16", "model.widths is 16, but must be a list"),
+        ("augment=resized_crop augment.scale=1", "augment.scale is 1, but must be a list"),
+        ("scheduler.warmup_steps=x", "scheduler.warmup_steps is 'x', but must be a whole number"),
+        ("trainer.deterministic=x", "trainer.deterministic is 'x', but must be true or false"),
+    ],
+)
+def test_options_of_a_wrong_type(words: str, expected: str, refused: Refused) -> None:
+    assert refused(*words.split()) == expected
+
+
+def test_a_config_that_leaves_out_what_its_target_needs(tmp_path: Path, refused: Refused) -> None:
+    path = tmp_path / "configs" / "optimizer" / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("_target_: warmstart.optim.optimizers.sgd\nmomentum: 0.5\n")
+    sentence = refused("--config-dir", str(tmp_path / "configs"), "optimizer=mine")
+    assert sentence == "optimizer.lr has no value; give it one: optimizer.lr=VALUE"
+
+
 def test_out_is_a_file(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "file").write_text("")
     sentence = refused(f"out={tmp_path / 'file'}")
@@ -177,7 +206,35 @@ class TestTargets:
     @pytest.mark.parametrize("sign", ["", "+", "++"])
     def test_callbacks_of_hydra_are_refused(self, sign: str, refused: Refused) -> None:
         word = f"{sign}hydra.callbacks.x._target_=os.system"
-        assert refused(word) == f"{word!r} sets a callback of Hydra, which is not allowed here"
+        assert refused(word).startswith(f"{word!r} sets a part of Hydra that runs or reads other")
+
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("arm/x", "# @package _global_\nhydra: {callbacks: {x: {_target_: trap.spring}}}"),
+            ("arm/x", "# @package hydra.callbacks.x\n_target_: trap.spring"),
+            ("arm/x", "# @package _global_\nhydra: {searchpath: [file:///tmp]}"),
+            ("arm/x", "defaults:\n- /other@hydra.callbacks: y\n"),
+            ("hydra/callbacks/x", "_target_: trap.spring"),
+        ],
+    )
+    def test_files_that_configure_hydra_are_refused(
+        self, name: str, text: str, tmp_path: Path, refused: Refused
+    ) -> None:
+        path = tmp_path / "configs" / f"{name}.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+        sentence = refused("--config-dir", str(tmp_path / "configs"))
+        assert sentence.startswith(f"{path} configures Hydra itself, which could run any code")
+
+
+def test_a_config_of_ones_own_that_is_no_yaml(tmp_path: Path, refused: Refused) -> None:
+    path = tmp_path / "configs" / "arm" / "x.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("steps: [1\n")
+    sentence = refused("--config-dir", str(tmp_path / "configs"))
+    assert sentence.startswith(f"{path} is not valid YAML (")
+    assert sentence.endswith("; correct it")
 
 
 class TestFolders:

@@ -44,6 +44,7 @@ LAYERS = {
         "warmstart.identity",
         "warmstart.plan",
         "warmstart.run",
+        "warmstart.screening",
     ],
     # "warmstart" is the package's __init__ alone, or no module could be unknown.
     "the door": [

@@ -1,6 +1,7 @@
 """One run, from its config to what lies on disk."""
 
 import csv
+import dataclasses
 import json
 import threading
 from pathlib import Path
@@ -24,6 +25,11 @@ SHORT = ["steps=12", "val_every_steps=4", "data.per_class=5", "batch_size=8"]
 
 def folder_of(record: Record, out: Path) -> Path:
     return out / "runs" / record.key
+
+
+def result(record: Record) -> Record:
+    """Return the record without the state of the checkout, which somebody may be working in."""
+    return dataclasses.replace(record, versions={})
 
 
 def weights_of(record: Record, out: Path) -> bytes:
@@ -51,7 +57,8 @@ class TestSameSeedSameResult:
             warmstart.train([*SHORT, "augment=crop", f"out={out}", *words])
             for out, words in zip(outs, more, strict=True)
         ]
-        assert records[0] == records[1] == records[2]
+        assert result(records[0]) == result(records[1]) == result(records[2])
+        assert records[0].versions.keys() == records[1].versions.keys() != set()
         assert records[2].environment["workers"] == 2
         weights = [weights_of(record, out) for record, out in zip(records, outs, strict=True)]
         assert weights[0] == weights[1] == weights[2]
@@ -89,17 +96,19 @@ class TestPairing:
         assert all(a != b for a, b in zip(arms[0], other, strict=True))
 
 
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="module")
+def record(out: Path) -> Record:
+    # A rate at which the accuracy goes up and down: the best is not the last.
+    words = ["steps=40", "val_every_steps=2", "optimizer.lr=1.0", "optimizer.momentum=0"]
+    return warmstart.train([*words, "scheduler=constant", "data.per_class=3", f"out={out}"])
+
+
 class TestWhatIsKept:
-    @pytest.fixture(scope="class")
-    def out(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        return tmp_path_factory.mktemp("kept")
-
-    @pytest.fixture(scope="class")
-    def record(self, out: Path) -> Record:
-        # A rate at which the accuracy goes up and down: the best is not the last.
-        words = ["steps=40", "val_every_steps=2", "optimizer.lr=0.2", "scheduler=constant"]
-        return warmstart.train([*words, "data.per_class=3", f"out={out}"])
-
     def test_files(self, record: Record, out: Path) -> None:
         names = {path.name for path in folder_of(record, out).iterdir()}
         assert names == {"result.json", "predictions.npz", "best.safetensors", "metrics.csv"}
@@ -128,9 +137,6 @@ class TestWhatIsKept:
             assert abs(len(labels) - count) < 20
             right = logits.argmax(axis=1) == labels
             assert record.metrics[f"{split}/accuracy"] == pytest.approx(right.mean())
-            top5 = np.argsort(-logits, axis=1)[:, :5]
-            hit = (top5 == labels[:, None]).any(axis=1).mean()
-            assert record.metrics[f"{split}/top5_accuracy"] == pytest.approx(hit)
             shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
             log_sums = np.log(np.exp(shifted).sum(axis=1))
             losses = log_sums - shifted[np.arange(len(labels)), labels]
@@ -294,7 +300,8 @@ class TestFreezing:
         changed = {name for name in loaded if not torch.equal(loaded[name], trained[name])}
         head = {name for name in loaded if name.startswith("head.")}
         assert changed == head != set()
-        assert set(record.init["matched"]) == set(loaded) - head
+        assert record.init["matched"] == len(loaded) - len(head)
+        assert set(record.init["fresh"]) == head
 
     def test_full_changes_every_trainable_tensor(self, tmp_path: Path, pretrained: Path) -> None:
         words = ["init=pretrained", f"init.weights={pretrained}", "strategy=full"]

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 import warmstart
 from warmstart.data.batches import Batch, EvalBatches, Preprocess, TrainBatches
-from warmstart.run import prepare
+from warmstart.plan import prepare
 
 Ready = tuple[Tensor, Tensor]
 

@@ -19,6 +19,7 @@ from warmstart import configs
 from warmstart.cells import Sweep, outcome
 from warmstart.errors import ConfigError, nearest
 from warmstart.progress import Display
+from warmstart.screening import check_config_dirs, check_overrides
 
 # Those of Hydra's flags that make sense here; with a look, nothing runs.
 _LOOKS = ("--help", "-h", "--hydra-help", "--info", "-i")
@@ -37,8 +38,8 @@ def run_app(command: str, args: list[str]) -> int:
     """
     flags, overrides = _sorted(args)
     config_dirs = [value for flag, value in pairwise(flags) if flag in _CONFIG_DIR]
-    configs.check_config_dirs(config_dirs)
-    configs.check_overrides(overrides)
+    check_config_dirs(config_dirs, shipped=configs.folder())
+    check_overrides(overrides)
     looks = any(flag in (*_LOOKS, *_VALUED_LOOKS) for flag in flags)
     if command == "compare" and not looks:
         _check_comparison(overrides)

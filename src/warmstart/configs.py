@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from warmstart.errors import ConfigError, choose, nearest
+from warmstart.screening import check_config_dirs, check_overrides
 
 # Each group's `_target_` must lie in one module of ours; nothing else is ever imported or called.
 TARGETS = {
@@ -34,6 +35,18 @@ TARGETS = {
 }
 # What the run itself reads in a group's node, and what it passes to the target.
 OWN_KEYS = {"data": {"per_class"}, "model": {"weights"}}
+# What the run passes to the targets: no keys of a config.
+_PASSED = {"groups", "steps", "store", "folder", "labels"}
+# The types in the targets' signatures, in words and as a config holds them.
+_KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
+    "None": ("null", (type(None),)),
+    "Path": ("the path of a folder", (str,)),
+    "Sequence": ("a list", (list,)),
+    "bool": ("true or false", (bool,)),
+    "float": ("a number", (int, float)),
+    "int": ("a whole number", (int,)),
+    "tuple": ("a list", (list,)),
+}
 # Keys that `without_hydra` adds to a config.
 _OURS = {"choices", "config_dirs"}
 
@@ -59,7 +72,7 @@ def compose(overrides: Sequence[str] = (), *, config_dirs: Sequence[str] = ()) -
     Raises:
         ConfigError: An override names no key or option, or does not parse.
     """
-    check_config_dirs(config_dirs)
+    check_config_dirs(config_dirs, shipped=folder())
     check_overrides(overrides)
     with _outside_hydra(), explained(overrides, config_dirs):
         extra = (
@@ -102,35 +115,6 @@ def config_dirs_of(hydra: DictConfig) -> list[str]:
         for source in sources
         if source.schema == "file" and source.provider not in ("main", "hydra", "schema")
     ]
-
-
-def check_config_dirs(config_dirs: Sequence[str]) -> None:
-    """Refuse folders that are missing, or that hold a file with the name of a shipped one.
-
-    Hydra would ignore such a file silently.
-    """
-    shipped = {path.relative_to(folder()) for path in folder().rglob("*.yaml")}
-    for name in config_dirs:
-        own = Path(name)
-        if not own.is_dir():
-            raise ConfigError(f"the config folder {name!r} does not exist; give an existing folder")
-        for path in sorted(own.rglob("*.yaml")):
-            if path.relative_to(own) in shipped:
-                raise ConfigError(
-                    f"{path} has the name of a shipped config, which would hide it; rename yours"
-                )
-
-
-def check_overrides(overrides: Sequence[str]) -> None:
-    """Refuse what Hydra would do and a run cannot take."""
-    for override in overrides:
-        if override.startswith("~"):
-            raise ConfigError(
-                f"{override!r} deletes a key, but a run needs every key; give it another value"
-            )
-        # Hydra would import and call them before anything of ours runs.
-        if override.lstrip("+").startswith(("hydra.callbacks", "hydra/callbacks")):
-            raise ConfigError(f"{override!r} sets a callback of Hydra, which is not allowed here")
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -193,11 +177,33 @@ def _check_node(name: str, node: Any) -> None:
         raise ConfigError(f"{name}._target_ is {target!r}, which does not exist") from error
     if not str(getattr(found, "__module__", "")).startswith("warmstart.") or not callable(found):
         raise ConfigError(f"{name}._target_ is {target!r}, which is not of warmstart")
-    allowed = set(inspect.signature(found).parameters) | OWN_KEYS.get(name, set())
-    for key in node:
+    takes = inspect.signature(found).parameters
+    allowed = set(takes) | OWN_KEYS.get(name, set())
+    for key, value in node.items():
         if key != "_target_" and key not in allowed:
-            own = sorted(allowed - {"groups", "steps", "store", "folder", "labels"})
-            raise _no_key(f"{name}.{key}", own)
+            raise _no_key(f"{name}.{key}", allowed - _PASSED)
+        if key in takes:
+            _check_type(f"{name}.{key}", value, str(takes[key].annotation))
+    for key, parameter in takes.items():
+        if parameter.default is parameter.empty and key not in {*node, *_PASSED, "name"}:
+            raise ConfigError(f"{name}.{key} has no value; give it one: {name}.{key}=VALUE")
+
+
+def _check_type(name: str, value: Any, annotation: str) -> None:
+    """Refuse a value that is not of the type that a target's signature names.
+
+    Text is not checked: it stands for one of several names, which the target knows.
+    """
+    names = annotation.replace("str | Path", "Path").split(" | ")
+    kinds = [_KINDS.get(kind.partition("[")[0]) for kind in names]
+    known = [kind for kind in kinds if kind is not None]
+    fits = any(
+        isinstance(value, types) and (bool in types or not isinstance(value, bool))
+        for _, types in known
+    )
+    if len(known) == len(kinds) and not fits:
+        words = " or ".join(word for word, _ in known)
+        raise ConfigError(f"{name} is {value!r}, but must be {words}")
 
 
 @contextlib.contextmanager
@@ -231,6 +237,8 @@ def _sentence(error: Exception, overrides: Sequence[str]) -> str:
     key = str(getattr(cause, "full_key", "") or "")
     if not key and "Could not override '" in str(error):
         key = str(error).split("'")[1].partition("@")[0]
+    if key in _users_keys():
+        return f"{key} takes the name of an option, but got something else; give {key}=NAME"
     if key:
         node = getattr(cause, "parent_node", None)
         known = [str(k) for k in node] if "." in key and isinstance(node, Mapping) else None
@@ -248,7 +256,8 @@ def _sentence(error: Exception, overrides: Sequence[str]) -> str:
 def _no_key(key: str, known: Iterable[str]) -> ConfigError:
     names = sorted(name for name in known if name not in ("_target_", "hydra"))
     hint = nearest(key.rpartition(".")[2], names)
-    return ConfigError(f"there is no key {key!r}; allowed are {', '.join(names)}{hint}")
+    allowed = ", ".join(names) or "none"
+    return ConfigError(f"there is no key {key!r}; allowed are {allowed}{hint}")
 
 
 def _users_keys() -> frozenset[str]:

@@ -83,7 +83,9 @@ class Composer:
             # Without the filter, folders count too: arms lie in folders of their own.
             self._groups[key] = bool(self._loader.get_group_options(key, results_filter=None))
         plain = override.is_force_add() is False and override.is_add() is False
-        return plain and not override.is_delete() and not self._groups[key] and not override.package
+        # A mapping given to a group sets values in it (data={per_class: 3}).
+        value = not self._groups[key] or isinstance(override.value(), dict)
+        return plain and value and not override.is_delete() and not override.package
 
 
 def grid(compose: Composer, params: Sequence[str], given: Sequence[str]) -> list[Cell]:

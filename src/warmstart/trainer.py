@@ -69,6 +69,8 @@ class Hardware:
         of the cost per step.
         """
         torch.set_num_threads(self.threads)
+        # A debugging aid that writes NaN into all new memory in deterministic mode, at every step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         _quiet()
         return pl.Trainer(
             accelerator=self.device,

@@ -81,6 +81,9 @@ class Recorder(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classification)
         self._started = self._saved = time.monotonic()
+        # Lightning validates at multiples of the batches that it counts: those before a resume
+        # belong to them, or the validations would move.
+        trainer.fit_loop.epoch_loop.batch_progress.total.ready = pl_module.first_step
         if self._window is not None:
             pl_module.train_sums += self._window.to(pl_module.device)
 

@@ -26,7 +26,7 @@ class WandbMirror:
         labels: ``group`` (the comparison), ``tags`` and ``config``.
         project: Of Weights & Biases.
         entity: Team or user; None takes the login's own.
-        mode: ``online``, ``offline``, or None: online when there is a login.
+        mode: ``online``, ``offline``, or None: ``$WANDB_MODE``, else online when there is a login.
     """
 
     def __init__(
@@ -45,7 +45,9 @@ class WandbMirror:
         with self._guard():
             import wandb
 
-            mode = mode or ("online" if _has_login() else "offline")
+            # Without `verify`, since that would wait for a network that may not be there.
+            has_login = wandb.login(prompt=False, verify=False)
+            mode = mode or os.environ.get("WANDB_MODE") or ("online" if has_login else "offline")
             folder.mkdir(parents=True, exist_ok=True)
             self._run = wandb.init(
                 project=project,
@@ -107,9 +109,3 @@ class _Nothing:
 
     def __call__(self, *args: Any, **kwargs: Any) -> _Nothing:
         return self
-
-
-def _has_login() -> bool:
-    import wandb
-
-    return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)

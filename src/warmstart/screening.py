@@ -1,0 +1,74 @@
+"""What a user's overrides and config folders may not do, checked before Hydra reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from warmstart.errors import ConfigError
+
+# Hydra would import and call what these name before anything of ours runs, or read more folders.
+_HYDRAS_OWN = ("hydra.callbacks", "hydra/callbacks", "hydra.searchpath")
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse what Hydra would do and a run cannot take."""
+    for override in overrides:
+        if override.startswith("~"):
+            raise ConfigError(
+                f"{override!r} deletes a key, but a run needs every key; give it another value"
+            )
+        if override.lstrip("+").startswith(_HYDRAS_OWN):
+            raise ConfigError(
+                f"{override!r} sets a part of Hydra that runs or reads other files, which is not "
+                "allowed here; for configs of your own use --config-dir"
+            )
+
+
+def check_config_dirs(config_dirs: Sequence[str], *, shipped: Path) -> None:
+    """Refuse folders that are missing, and files in them that are not what they seem.
+
+    A file with the name of a shipped one Hydra would ignore silently; one that configures Hydra
+    itself could run anything.
+
+    Args:
+        config_dirs: Of the user.
+        shipped: The folder of the shipped configs.
+    """
+    known = {path.relative_to(shipped) for path in shipped.rglob("*.yaml")}
+    for name in config_dirs:
+        own = Path(name)
+        if not own.is_dir():
+            raise ConfigError(f"the config folder {name!r} does not exist; give an existing folder")
+        for path in sorted(own.rglob("*.yaml")):
+            if path.relative_to(own) in known:
+                raise ConfigError(
+                    f"{path} has the name of a shipped config, which would hide it; rename yours"
+                )
+            if _configures_hydra(path, path.relative_to(own)):
+                raise ConfigError(
+                    f"{path} configures Hydra itself, which could run any code; the only key of "
+                    "hydra that a config of your own may set is hydra.sweeper.params"
+                )
+
+
+def _configures_hydra(path: Path, name: Path) -> bool:
+    text = path.read_text(encoding="utf-8")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid YAML ({reason}); correct it") from error
+    if not isinstance(content, dict):
+        return False
+    package = [line for line in text.splitlines() if line.lstrip("# ").startswith("@package")]
+    elsewhere = [name.parts[0], *package, str(content.get("defaults"))]
+    hydra = content.get("hydra") or {}
+    sweeper = hydra.get("sweeper") or {}
+    return (
+        any("hydra" in place for place in elsewhere)
+        or bool(set(hydra) - {"sweeper"})
+        or bool(set(sweeper) - {"params"})
+    )
