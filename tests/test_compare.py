@@ -51,6 +51,9 @@ class TestGrid:
         output = capsys.readouterr()
         assert output.err == ""
         lines = output.out.splitlines()
+        source = [line for line in lines if line.startswith("the source run comes first, once:")]
+        assert len(source) == 1
+        lines.remove(source[0])
         assert [line.split(" ")[0] for line in lines[:8]] == [f"[{n}/8]" for n in range(1, 9)]
         assert lines[0].startswith("[1/8] arm=short/scratch data.per_class=1 seed=0: test/accuracy")
         assert lines[-1] == f"report: {out / 'comparisons' / 'tiny' / 'report.html'}"

@@ -146,7 +146,10 @@ def test_scalars_of_a_wrong_type(
         ("model.widths=16", "model.widths is 16, but must be a list"),
         ("augment=resized_crop augment.scale=1", "augment.scale is 1, but must be a list"),
         ("scheduler.warmup_steps=x", "scheduler.warmup_steps is 'x', but must be a whole number"),
-        ("trainer.deterministic=x", "trainer.deterministic is 'x', but must be true or false"),
+        (
+            "trainer.deterministic=x",
+            "trainer.deterministic is 'x', but must be true or false or null",
+        ),
     ],
 )
 def test_options_of_a_wrong_type(words: str, expected: str, refused: Refused) -> None:

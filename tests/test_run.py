@@ -180,7 +180,7 @@ class TestWhatIsKept:
         assert record.test_opened == 0
         assert not any(name.startswith("test/") for name in record.metrics)
         with np.load(folder_of(record, tmp_path) / "predictions.npz") as file:
-            assert set(file.files) == {"classes", "val_ids", "val_labels", "val_logits"}
+            assert set(file.files) == {"classes", "weights", "val_ids", "val_labels", "val_logits"}
 
 
 class TestLength:
@@ -225,7 +225,7 @@ class TestKey:
             *("seed=1", "steps=401", "batch_size=16", "val_every_steps=7", "log_every_steps=3"),
             *("test=false", "data.per_class=5", "data.size=10", "augment=crop", "scheduler=linear"),
             *("scheduler.warmup_steps=1", "optimizer=adam", "optimizer.lr=0.04", "model=resnet20"),
-            *("init.scheme=xavier", "strategy=partial", "strategy.group_decay=0.9"),
+            *("init.scheme=xavier", "strategy.batchnorm=train", "strategy.group_decay=0.9"),
             *("strategy.batchnorm=train", "trainer.precision=bf16-mixed"),
             *("trainer.channels_last=true", "model.granularity=block", "data=glyphs"),
         ],

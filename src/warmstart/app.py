@@ -53,7 +53,7 @@ def run_app(command: str, args: list[str]) -> int:
         completes = "-sc" in flags or "--shell-completion" in flags
         name = "warmstart" if completes else f"warmstart {command}"
         # A comparison has a line per run; what each one loads stands in its record.
-        level = logging.WARNING if sweeping else logging.INFO
+        level = logging.INFO if sweeping else logging.DEBUG
         with (
             _argv([name, *flags, *overrides]),
             configs.explained(overrides, config_dirs),
@@ -150,11 +150,14 @@ def _log_lines(display: Display, level: int) -> Iterator[None]:
     handler = logging.Handler()
     handler.emit = lambda record: display.say(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("warmstart")
-    before = logger.level
+    before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(level)
+    # Hydra's handler at the root would print each line again.
+    logger.propagate = False
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(before)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]

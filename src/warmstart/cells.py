@@ -13,9 +13,9 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from warmstart.configs import folder as conf_folder
-from warmstart.errors import ConfigError, RunError
+from warmstart.errors import ConfigError, RunError, choose
 from warmstart.progress import Display
-from warmstart.results.record import Record, read
+from warmstart.results.record import Record
 from warmstart.store import publish
 from warmstart.sweep import Cell
 
@@ -33,7 +33,6 @@ class Sweep:
     def __init__(self, display: Display, *, command: str) -> None:
         self.display = display
         self.command = command
-        self.records: list[Record] = []
         self.failed: list[tuple[str, str]] = []
         self.folder: Path | None = None
         self._labels: dict[str, str] = {}
@@ -54,10 +53,10 @@ class Sweep:
                 raise ConfigError(f"{error} (in the cell {label})") from error
             entries.append(self._entry(cell, run.key))
             self._labels[run.key] = label
-            record = read(run.folder)
-            if run.key not in known and (record is None or record.status != "finished"):
+            if run.key not in known and run.finished() is None:
                 left.append(cell)
             known.add(run.key)
+        _check_declaration(cells[0].config, [entry["arm"] for entry in entries])
         self._write(cells[0].config, entries)
         finished = len(known) - len(left)
         if finished:
@@ -70,16 +69,16 @@ class Sweep:
         from warmstart.plan import prepare
         from warmstart.run import execute
 
-        run = prepare(cfg)
-        label = self._labels[run.key]
-        self.display.start(label)
+        label = "run"
         try:
+            run = prepare(cfg)
+            label = self._labels.get(run.key, label)
+            self.display.start(label)
             record = execute(run, progress=self.display.step)
-        except (ConfigError, RunError) as error:
+        except (ConfigError, RunError, OSError) as error:
             self.failed.append((label, str(error)))
             self.display.end(f"FAILED: {error}")
             return
-        self.records.append(record)
         self.display.end(outcome(record))
 
     def finish(self) -> int:
@@ -125,6 +124,22 @@ class Sweep:
         self.folder = Path(config.out) / "comparisons" / name
         text = json.dumps(content, indent=1)
         publish(self.folder / "cells.json", lambda part: _write_text(part, text))
+
+
+def _check_declaration(config: DictConfig, arms: Sequence[str]) -> None:
+    """Refuse a comparison whose report could not say anything."""
+    declared = config.comparison
+    if declared is None:
+        return
+    # A label is the arm's name, followed by what else was swept.
+    names = {arm.split(" ")[0] for arm in arms}
+    if declared.reference is not None and declared.reference not in {*arms, *names}:
+        raise choose("comparison.reference", declared.reference, set(arms))
+    if str(declared.metric).startswith("test/") and not config.test:
+        raise ConfigError(
+            f"comparison.metric is {declared.metric}, but test=false never evaluates the test "
+            "split; give test=true or comparison.metric=val/accuracy"
+        )
 
 
 def outcome(record: Record) -> str:

@@ -38,15 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error, _WRONG)
     except RunError as error:
         return _complain(error, _FAILED)
+    except BrokenPipeError:
+        # The reader has gone, for example `warmstart report ... | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _DONE
     except OSError as error:
         # A full disk, a folder that nobody may write to.
         return _complain(error, _FAILED)
     except KeyboardInterrupt:
         return _complain("stopped; the same command goes on from the last checkpoint", _INTERRUPTED)
-    except BrokenPipeError:
-        # The reader has gone, for example `warmstart report ... | head`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _DONE
 
 
 def _complain(error: object, code: int) -> int:

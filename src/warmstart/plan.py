@@ -14,7 +14,8 @@ import torch
 from omegaconf import DictConfig
 
 from warmstart import configs
-from warmstart.data.batches import input_of
+from warmstart.callbacks.phases import check_statistics
+from warmstart.data.batches import Augment, input_of
 from warmstart.data.images import Images
 from warmstart.errors import ConfigError
 from warmstart.identity import key
@@ -22,6 +23,7 @@ from warmstart.models import init, layers
 from warmstart.models.architecture import Architecture, Input
 from warmstart.models.weights import Weights, read_file, resolve
 from warmstart.optim.schedules import Schedule
+from warmstart.results.record import Record, read
 from warmstart.strategies.phases import Phase
 from warmstart.trainer import Hardware
 
@@ -56,10 +58,24 @@ class Run:
     source: Run | None
     phases: list[Phase]
     schedule: Schedule
+    augment: Augment
 
     @property
     def steps(self) -> int:
         return int(self.config["steps"])
+
+    @property
+    def weights_file(self) -> Path:
+        """Where the best weights go."""
+        return self.folder / "best.safetensors"
+
+    def finished(self) -> Record | None:
+        """Return the record if the run is finished and what it should keep is there."""
+        record = read(self.folder)
+        if record is None or record.status != "finished":
+            return None
+        kept = self.config["keep"] == "none" or self.weights_file.is_file()
+        return record if kept else None
 
 
 def prepare(cfg: DictConfig) -> Run:
@@ -75,9 +91,10 @@ def prepare(cfg: DictConfig) -> Run:
     source = _source(config)
     weights = _weights(config, architecture, source)
     wanted = weights.input if weights and weights.input else architecture.input
-    data, digest = _data(
-        json.dumps([config["data"], wanted.size if wanted else None, config["store"]])
-    )
+    # Without what the run does to the data itself: all sizes of a comparison share one reading.
+    source_node = {k: v for k, v in config["data"].items() if k not in configs.OWN_KEYS["data"]}
+    size = wanted.size if wanted else None
+    data, digest = _data(json.dumps([source_node, size, config["store"]]))
     images = data.per_class(config["data"].get("per_class"), seed=config["seed"])
     wanted = wanted or input_of(images)
 
@@ -86,6 +103,12 @@ def prepare(cfg: DictConfig) -> Run:
     phases = configs.build("strategy", config["strategy"], groups=groups, steps=steps)
     schedule = configs.build("scheduler", config["scheduler"], steps=max(1, steps))
     configs.build("optimizer", config["optimizer"], [_probe_group()])
+    augment = configs.build("augment", config["augment"])
+    if weights is None:
+        # Without memory or numbers: only the names and kinds of the layers are looked at.
+        with torch.device("meta"):
+            model = architecture.build(wanted.channels, len(images.classes))
+        check_statistics(phases, layers.layer_groups(model, architecture.layout), ())
     identifier = key(config, data=digest, weights=weights.digest if weights else None)
     return Run(
         key=identifier,
@@ -100,6 +123,7 @@ def prepare(cfg: DictConfig) -> Run:
         source=source,
         phases=phases,
         schedule=schedule,
+        augment=augment,
     )
 
 
@@ -109,14 +133,19 @@ def _source(config: Mapping[str, Any]) -> Run | None:
     fresh = isinstance(configs.build("init", config["init"]), init.Scratch)
     if fresh or not name.startswith("source:"):
         return None
-    return _source_run(name.removeprefix("source:"), config["store"], tuple(config["config_dirs"]))
+    return _source_run(
+        name.removeprefix("source:"),
+        config["store"],
+        json.dumps(config["trainer"]),
+        tuple(config["config_dirs"]),
+    )
 
 
 @functools.lru_cache(maxsize=4)
-def _source_run(name: str, store: str, config_dirs: tuple[str, ...]) -> Run:
+def _source_run(name: str, store: str, trainer: str, config_dirs: tuple[str, ...]) -> Run:
     """Prepare a source run; composing it costs 70 ms, which the cells of a comparison share."""
     cfg = configs.compose([f"source={name}", f"out={store}"], config_dirs=config_dirs)
-    cfg.store = store
+    cfg.store, cfg.trainer = store, json.loads(trainer)
     return prepare(cfg)
 
 
@@ -138,13 +167,20 @@ def _weights(
         )
     if source is None:
         return resolve(name, architecture)
-    if source.architecture.layout != architecture.layout:
+    if _same_net(source.config["model"]) != _same_net(config["model"]):
+        theirs, ours = source.architecture.name, architecture.name
         raise ConfigError(
-            f"init.weights={name} is a {source.architecture.name}, but the model is "
-            f"{architecture.name}; use the same model, or other weights"
+            f"init.weights={name} is a {theirs}, but the model is "
+            f"{ours if ours != theirs else 'one with other options'}; "
+            "use the same model, or other weights"
         )
-    file = source.folder / "best.safetensors"
+    file = source.weights_file
     return Weights(name, source.key, source.input, lambda: read_file(file))
+
+
+def _same_net(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a model's options decides its weights' shapes."""
+    return {k: v for k, v in model.items() if k not in ("granularity", "weights")}
 
 
 @functools.lru_cache(maxsize=4)
@@ -203,6 +239,7 @@ def _length(config: Mapping[str, Any], images: int) -> dict[str, Any]:
     return {
         "steps": steps,
         "epochs": None,
+        "batch_size": batch,
         "val_every_steps": config["val_every_steps"] or max(1, math.ceil(steps / _VALIDATIONS)),
         "log_every_steps": config["log_every_steps"] or max(1, math.ceil(steps / _POINTS)),
     }

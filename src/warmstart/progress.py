@@ -10,6 +10,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -27,6 +28,7 @@ class Display:
         self._shown = 0.0
         self._number = self._total = 0
         self._label = ""
+        self._steps: TaskID | None = None
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
@@ -81,7 +83,11 @@ class Display:
         now = time.monotonic()
         if self._first is None:
             self._first, self._began = done, now
-        if self._bars is None or (now - self._shown < _REFRESH_SECONDS and done < steps):
+        if (
+            self._bars is None
+            or self._steps is None
+            or (now - self._shown < _REFRESH_SECONDS and done < steps)
+        ):
             return
         self._shown = now
         rate = (done - self._first) / max(now - self._began, 1e-9)
@@ -90,7 +96,9 @@ class Display:
     def end(self, outcome: str) -> None:
         """End the run with one line about it."""
         if self._bars is not None:
-            self._bars.remove_task(self._steps)
+            if self._steps is not None:
+                self._bars.remove_task(self._steps)
+            self._steps = None
             if self._total > 1:
                 self._bars.advance(self._cells)
         number = f"[{self._number}/{self._total}] " if self._total > 1 else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import logging
 import time
 import traceback
@@ -18,7 +19,6 @@ from warmstart.callbacks import checkpoint
 from warmstart.callbacks.phases import PhaseSchedule, check_statistics
 from warmstart.callbacks.recorder import Recorder
 from warmstart.data.batches import (
-    Augment,
     Preprocess,
     TrainBatches,
     eval_loader,
@@ -31,7 +31,7 @@ from warmstart.models import init, layers
 from warmstart.models.weights import save
 from warmstart.plan import Run
 from warmstart.predict import evaluate
-from warmstart.results.record import Record, read
+from warmstart.results.record import Record
 from warmstart.task import Classification
 
 Progress = Callable[[int, int], None]
@@ -54,15 +54,16 @@ def execute(run: Run, *, progress: Progress | None = None) -> Record:
         RunError: The run failed; its record says why too.
     """
     with store.lock(run.folder):
-        record = read(run.folder)
-        if record is not None and record.status == "finished":
+        record = run.finished()
+        if record is not None:
             checkpoint.remove(run.folder)  # of a run that was killed right after its record
-            _log.info("finished before; delete %s to run it again", run.folder)
+            _log.debug("finished before; delete %s to run it again", run.folder)
             return record
-        if run.source is not None:
-            execute(run.source, progress=progress)
         run.folder.mkdir(exist_ok=True)
         try:
+            if run.source is not None and run.source.finished() is None:
+                _log.info("the source run comes first, once: %s", run.source.folder)
+                execute(run.source, progress=progress)
             return _train(run, progress or (lambda step, steps: None))
         except Exception as error:
             _record_failure(run, error)
@@ -77,11 +78,10 @@ def _train(run: Run, progress: Progress) -> Record:
     config = run.config
     model, groups, report = _model(run)
     initial = environment.tensors_digest(model.state_dict())
-    augment = configs.build("augment", config["augment"])
     batches = TrainBatches(
         run.images.train,
         batch_size=config["batch_size"],
-        columns=augment.columns,
+        columns=run.augment.columns,
         seed=config["seed"],
     )
     logger = configs.build(
@@ -90,7 +90,7 @@ def _train(run: Run, progress: Progress) -> Record:
     resume = checkpoint.load_newest(run.folder)
     if resume is not None:
         _log.info("going on after step %d of %d", resume["step"], run.steps)
-    task = _task(run, model, groups, augment, resume)
+    task = _task(run, model, groups, resume)
     recorder = Recorder(
         run.folder,
         steps=run.steps,
@@ -106,29 +106,33 @@ def _train(run: Run, progress: Progress) -> Record:
 
     if recorder.best is not None:
         model.load_state_dict(recorder.best["model"])
-    metrics = _evaluate(run, task)
-    logger.finish(recorder.rows, metrics)
+    weights = environment.tensors_digest(model.state_dict())
+    metrics = _evaluate(run, task, weights)
     if config["keep"] == "best":
-        save(run.folder / "best.safetensors", model.state_dict(), run.input, run.images.classes)
+        save(run.weights_file, model.state_dict(), run.input, run.images.classes)
     timing["total_seconds"] = time.monotonic() - started
     record = dataclasses.replace(
         _description(run, "finished", timing),
         digests={
             "data": run.data_digest,
             "split": split_digest(run.images),
-            **batches.digests(),
+            **batches.digests(json.dumps(config["augment"], sort_keys=True)),
             "init": initial,
-            "weights": environment.tensors_digest(model.state_dict()),
+            "weights": weights,
         },
         test_opened=int(config["test"]),
         metrics=metrics,
         curves=_curves(recorder.rows),
         groups=layers.table(groups),
+        input=json.loads(json.dumps(dataclasses.asdict(run.input))),
         init={"weights": run.weights.origin, **report.as_dict()} if run.weights and report else {},
     )
-    # Last of all: where it stands, the run is finished, and nothing of it will be done again.
+    # After all other files: where it stands, the run is finished and nothing is done again.
     record.write(run.folder)
     checkpoint.remove(run.folder)
+    # Mirrors come after the record, and a disk that is full by now cannot undo it.
+    with contextlib.suppress(OSError):
+        logger.finish(recorder.rows, metrics)
     return record
 
 
@@ -164,9 +168,9 @@ def _model(run: Run) -> tuple[torch.nn.Module, list[layers.LayerGroup], init.Loa
     groups = layers.layer_groups(model, run.architecture.layout)
     check_statistics(run.phases, groups, report.matched if report else ())
     sizes = ", ".join(f"{row['group']} {row['parameters']:,}" for row in layers.table(groups))
-    _log.info("layer groups and their parameters: %s", sizes)
+    _log.debug("layer groups and their parameters: %s", sizes)
     if report is not None and run.weights is not None:
-        _log.info("weights %s: %s", run.weights.origin, report)
+        _log.debug("weights %s: %s", run.weights.origin, report)
     if run.config["trainer"]["channels_last"]:
         model = model.to(memory_format=torch.channels_last)
     return model, groups, report
@@ -176,7 +180,6 @@ def _task(
     run: Run,
     model: torch.nn.Module,
     groups: list[layers.LayerGroup],
-    augment: Augment,
     resume: dict[str, Any] | None,
 ) -> Classification:
     if resume is not None:
@@ -184,7 +187,7 @@ def _task(
     channels_last = run.config["trainer"]["channels_last"]
     return Classification(
         model,
-        Preprocess(run.input, augment=augment, channels_last=channels_last),
+        Preprocess(run.input, augment=run.augment, channels_last=channels_last),
         optimizer=functools.partial(configs.build, "optimizer", run.config["optimizer"], groups),
         seed=run.config["seed"],
         first_step=resume["step"] if resume else 0,
@@ -208,13 +211,14 @@ def _fit(run: Run, task: Classification, batches: TrainBatches, callbacks: list[
         raise KeyboardInterrupt from error
 
 
-def _evaluate(run: Run, task: Classification) -> dict[str, float]:
+def _evaluate(run: Run, task: Classification, weights: str) -> dict[str, float]:
     names = ("val", "test") if run.config["test"] else ("val",)
     return evaluate(
         task,
         {name: run.images.splits[name] for name in names},
         trainer=run.hardware.trainer(steps=0, val_every=1, callbacks=[]),
         classes=run.images.classes,
+        weights=weights,
         path=run.folder / "predictions.npz",
     )
 

@@ -26,7 +26,8 @@ class Hardware:
         accelerator: ``auto`` (a GPU when there is one), ``cpu`` or ``gpu``.
         precision: ``32-true`` or ``bf16-mixed``.
         channels_last: Memory format of images and weights; faster for convolutions.
-        deterministic: Same seed, same result; refuses operations that cannot promise it.
+        deterministic: Same seed, same result, bit for bit; refuses operations that cannot promise
+            it. None: on a CPU, where it costs nothing.
         threads: Of torch on a CPU. One is right on a busy machine: two were 8 to 36 times slower.
         workers: Processes that make batches; 0 makes them in the run itself. Not part of a run's
             identity: any number gives the same batches.
@@ -35,7 +36,7 @@ class Hardware:
     accelerator: str = "auto"
     precision: str = "32-true"
     channels_last: bool = False
-    deterministic: bool = True
+    deterministic: bool | None = None
     threads: int = 1
     workers: int = 0
 
@@ -76,7 +77,7 @@ class Hardware:
             accelerator=self.device,
             devices=1,
             precision=self.precision,  # type: ignore[arg-type]
-            deterministic=self.deterministic,
+            deterministic=self.resolved()["deterministic"],
             max_epochs=1,
             max_steps=steps,
             val_check_interval=val_every,
@@ -91,8 +92,9 @@ class Hardware:
         )
 
     def resolved(self) -> dict[str, Any]:
-        """Return the options with the device that was chosen."""
-        return {**dataclasses.asdict(self), "accelerator": self.device}
+        """Return the options with what ``auto`` and None stand for on this machine."""
+        exact = self.device == "cpu" if self.deterministic is None else self.deterministic
+        return {**dataclasses.asdict(self), "accelerator": self.device, "deterministic": exact}
 
 
 class _NoProfiler(PassThroughProfiler):

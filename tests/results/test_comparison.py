@@ -195,7 +195,7 @@ def test_a_record_without_digests_is_not_paired(tmp_path):
 
     values = {("scratch", 5): BASE, ("probe", 5): arm(CLEAR)}
     (difference,) = differences(compared(tmp_path, values, change=change))
-    reason = "the data split and the batch order and the augmentation differ"
+    reason = "the images and the data split and the batch order and the augmentation differ"
     assert difference.unpaired_because == reason
 
 
@@ -260,12 +260,13 @@ GROUND_5 = (
 )
 OF_TWO = ", widened so that all 2 differences hold at once (Bonferroni)."
 NOT_EQUAL = "No difference shown does not mean that the arms are equal."
+SHARED = "Pretrained runs share one set of weights, whose own chance is not counted."
 
 
 def test_verdict_scratch_wins(tmp_path):
     values = {("scratch", 5): BASE, ("probe", 5): arm(CLEAR, -1)}
     assert verdict(compared(tmp_path, values)) == (
-        f"probe is behind scratch by 10.0 points at 5 images per class. {GROUND_5}."
+        f"probe is behind scratch by 10.0 points at 5 images per class. {GROUND_5}. {SHARED}"
     )
 
 
@@ -278,7 +279,7 @@ def test_verdict_pretrained_wins_at_small_sizes_only(tmp_path):
     }
     assert verdict(compared(tmp_path, values)) == (
         "full is ahead of scratch by 10.0 points at 1 image per class; "
-        f"no difference is shown at 80. {GROUND_5}{OF_TWO} {NOT_EQUAL}"
+        f"no difference is shown at 80. {GROUND_5}{OF_TWO} {NOT_EQUAL} {SHARED}"
     )
 
 
@@ -300,7 +301,7 @@ def test_verdict_nothing_is_shown(tmp_path):
     values |= {("probe", 1): arm(ZERO), ("probe", 2): arm(ZERO)}
     assert verdict(compared(tmp_path, values)) == (
         "No difference between probe and scratch is shown at 1 and 2 images per class. "
-        f"{GROUND_5}{OF_TWO} {NOT_EQUAL}"
+        f"{GROUND_5}{OF_TWO} {NOT_EQUAL} {SHARED}"
     )
 
 
@@ -316,7 +317,9 @@ def test_verdict_needs_more_for_two_differences_than_for_one(tmp_path):
 
 def test_verdict_one_seed_says_nothing(tmp_path):
     values = {("scratch", 1): [0.1], ("probe", 1): [0.9]}
-    assert verdict(compared(tmp_path, values)) == "Too few seeds to compare probe with scratch."
+    assert verdict(compared(tmp_path, values)) == (
+        f"Too few seeds to compare probe with scratch. {SHARED}"
+    )
 
 
 def test_verdict_one_arm_only(tmp_path):

@@ -50,9 +50,18 @@ def test_t_interval_is_scipys(values, level):
     interval = t_interval(values, level=level)
     error = np.std(values, ddof=1) / math.sqrt(len(values))
     half = scipy.stats.t.ppf(0.5 + level / 2, len(values) - 1) * error
+    if error <= 1e-9:
+        assert (interval.low, interval.high) == (None, None)
+        return
     assert (interval.low, interval.high) == pytest.approx(
         (np.mean(values) - half, np.mean(values) + half), abs=1e-9
     )
+
+
+def test_equal_values_give_no_interval():
+    """Three seeds that agree to the digit say nothing about how far the next one would be."""
+    assert t_interval([0.05, 0.05, 0.05]) == Interval(pytest.approx(0.05), None, None, 3)
+    assert paired_difference([0.95, 0.9], [0.9, 0.85]).low is None
 
 
 def test_paired_difference_takes_out_what_seeds_share():
@@ -100,6 +109,9 @@ def test_crossed_interval_of_one_seed_is_none():
 def test_counting_images_never_narrows(table):
     over_seeds, over_both = t_interval(table.mean(axis=1)), crossed_interval(table)
     assert over_both.mean == pytest.approx(over_seeds.mean)
+    if over_seeds.high is None or over_both.high is None:
+        assert over_seeds.high is None  # no scatter over seeds: nothing to be narrower than
+        return
     assert over_both.high >= over_seeds.high - 1e-12
 
 

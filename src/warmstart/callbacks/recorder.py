@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from warmstart.callbacks import checkpoint
@@ -118,13 +117,6 @@ class Recorder(pl.Callback):
         for logger in self.loggers:
             logger.log(self.rows)
         if self.done < self.steps and self._due():
-            self._save(trainer, pl_module)
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        # Lightning raises this between two steps; Ctrl-C may come in the middle of one.
-        if isinstance(exception, SIGTERMException) and isinstance(pl_module, Classification):
             self._save(trainer, pl_module)
 
     def _log_train(self, trainer: pl.Trainer, task: Classification) -> None:

@@ -88,13 +88,16 @@ class TrainBatches(Dataset[Batch]):
         uniforms = torch.rand(places, self.columns, generator=generator)
         return order, uniforms[self.split.positions[order]]
 
-    def digests(self) -> dict[str, str]:
+    def digests(self, augment_options: str) -> dict[str, str]:
         """Return the digests of the batch order and of the augmentation's numbers.
 
         They cover the first two passes; the later ones follow from the same seed.
+
+        Args:
+            augment_options: What the augmentation makes of its numbers, as text.
         """
         order = hashlib.sha256(f"batch_size={self.batch_size}".encode())
-        augment = hashlib.sha256(f"columns={self.columns}".encode())
+        augment = hashlib.sha256(augment_options.encode())
         for number in (0, 1):
             rows, uniforms = self._pass(number)
             order.update("\n".join(self.split.ids[row] for row in rows).encode())

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from warmstart.errors import ConfigError
 from warmstart.models.architecture import Architecture
 from warmstart.models.layers import at_granularity
 
@@ -26,7 +27,14 @@ def small_cnn(
     Args:
         widths: Output channels of each convolution.
         granularity: ``stage`` or ``block``; here both give one group per convolution.
+
+    Raises:
+        ConfigError: `widths` is empty or holds anything but positive whole numbers.
     """
+    if not widths or any(not isinstance(w, int) or w < 1 for w in widths):
+        raise ConfigError(
+            f"model.widths is {list(widths)}, but must be positive whole numbers, one per layer"
+        )
     layout = {f"conv{i + 1}": [f"conv{i + 1}"] for i in range(len(widths))} | {"head": ["head"]}
     return Architecture(
         name="small_cnn",

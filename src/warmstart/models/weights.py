@@ -175,6 +175,8 @@ def torchvision_entry(model: str, name: str) -> Any:
         entries = torchvision.models.get_model_weights(model).__members__
     except ValueError:
         entries = {}
+    enum = next((type(entry).__name__ for entry in entries.values()), "")
+    name = name.removeprefix(f"{enum}.")
     if name not in entries:
         raise choose(
             "init.weights", name, [*entries, "source:NAME", "a file (" + ", ".join(SUFFIXES) + ")"]

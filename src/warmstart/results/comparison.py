@@ -248,7 +248,7 @@ def _settings(run: Record | None) -> dict[str, str]:
     """
     if run is None:
         return {}
-    flat = _flatten("", run.config)
+    flat = _flatten("", run.config) | _flatten("input", run.input)
     if run.init.get("weights"):
         flat["init.weights"] = str(run.init["weights"])
     return {key: text for key, text in flat.items() if key not in CELL_KEYS}

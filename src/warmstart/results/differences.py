@@ -23,7 +23,12 @@ from warmstart.results.statistics import (
 
 LEVEL = 0.95
 # What two runs of a seed must share to be paired, and its name in a sentence.
-PAIRED_BY = {"split": "data split", "order": "batch order", "augment": "augmentation"}
+PAIRED_BY = {
+    "data": "images",
+    "split": "data split",
+    "order": "batch order",
+    "augment": "augmentation",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Difference:
 def differences(comparison: Comparison) -> list[Difference]:
     """Return the difference to the reference for each other arm and size with runs in both.
 
-    The family of a correction is every difference with an interval. A permutation p is given
+    The family of a correction is every difference over two seeds or more. A permutation p is given
     only where its smallest possible value, times the size of the family, is under 0.05.
 
     Raises:
@@ -73,7 +78,7 @@ def differences(comparison: Comparison) -> list[Difference]:
         for (_, _, mine, reference), reason in zip(pairs, reasons, strict=True)
     ]
     plain = _intervals(values, reasons, level=LEVEL)
-    family = max(1, sum(interval.low is not None for interval in plain))
+    family = max(1, sum(min(len(a), len(b)) > 1 for a, b in values))
     wide = _intervals(values, reasons, level=1 - (1 - LEVEL) / family)
     pvalues = _corrected(values, reasons, family=family)
     correctness = _Correctness(comparison.metric.name)
@@ -148,14 +153,16 @@ def _intervals(
 def _corrected(
     values: list[tuple[list[float], list[float]]], reasons: list[str], *, family: int
 ) -> list[float | None]:
-    # Uncorrected 1 for what cannot be tested keeps its place in the family.
-    raw = [
-        1.0 if reason or len(a) < 2 else sign_flip_p(np.subtract(a, b))
-        for (a, b), reason in zip(values, reasons, strict=True)
-    ]
+    # Uncorrected 1 for an unpaired difference, which cannot be tested, keeps its place.
+    raw = {
+        place: 1.0 if reasons[place] else sign_flip_p(np.subtract(a, b))
+        for place, (a, b) in enumerate(values)
+        if min(len(a), len(b)) > 1
+    }
+    corrected = dict(zip(raw, holm(list(raw.values())), strict=True))
     return [
-        None if reason or family * smallest_p(len(a)) >= 1 - LEVEL else p
-        for (a, _), reason, p in zip(values, reasons, holm(raw), strict=True)
+        None if reason or family * smallest_p(len(a)) >= 1 - LEVEL else corrected.get(place)
+        for place, ((a, _), reason) in enumerate(zip(values, reasons, strict=True))
     ]
 
 

@@ -36,6 +36,7 @@ class Record:
         metrics: ``split/name`` to value, e.g. ``{"test/accuracy": 0.93}``; means over samples.
         curves: ``{"train": {"step": [...], "loss": [...]}, "val": {...}}``, lists of one length.
         groups: One row per layer group, input first: name, parameters, buffers.
+        input: What the model sees: size, channels, mean and std.
         init: What the weights were before step 0, and for loaded ones what matched.
         error: For a failed run, the reason in one sentence.
         environment: Machine, command and paths.
@@ -55,6 +56,7 @@ class Record:
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     curves: dict[str, dict[str, list[float]]] = dataclasses.field(default_factory=dict)
     groups: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    input: dict[str, Any] = dataclasses.field(default_factory=dict)
     init: dict[str, Any] = dataclasses.field(default_factory=dict)
     error: str | None = None
     environment: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)

@@ -7,6 +7,7 @@ optimizer.lr=0.1 steps=150``.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 from warmstart.results.comparison import Comparison
@@ -46,7 +47,7 @@ def ranked(comparison: Comparison) -> dict[str, list[Candidate]]:
         if len(known) < len(cells):
             continue
         # Every size has the same seeds in a grid, so the plain mean is the mean of means.
-        arm, *settings = label.split(" ")
+        arm, *settings = re.split(r" (?=[^ =]+=)", label)
         pairs = dict(setting.split("=", 1) for setting in settings)
         result.setdefault(arm, []).append(Candidate(arm, pairs, sum(known) / len(known)))
     sign = -1 if comparison.metric.higher_is_better else 1

@@ -73,6 +73,8 @@ def grounds(comparison: Comparison, found: Sequence[Difference]) -> list[str]:
     if reasons:
         count = sum(not d.paired for d in found)
         parts.append(f"NOT PAIRED ({count} of {len(found)}), because {'; '.join(reasons)}.")
+    if any(cell.record and cell.record.init.get("weights") for cell in comparison.cells):
+        parts.append("Pretrained runs share one set of weights, whose own chance is not counted.")
     unfinished, total = len(comparison.unfinished), len(comparison.cells)
     if 0 < unfinished < total:
         parts.append(f"Partial: {unfinished} of {total} runs have no result.")
