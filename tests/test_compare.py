@@ -144,10 +144,10 @@ class TestFailures:
 
         fit = module._fit
 
-        def fail(run: module.Run, *args: object) -> None:
+        def fail(run: module.Run, *args: object) -> object:
             if run.config["seed"] == 0:
                 raise OSError(28, "No space left\non device", "somewhere")
-            fit(run, *args)
+            return fit(run, *args)
 
         monkeypatch.setattr(module, "_fit", fail)
         words = ["arm=short/scratch", "data.per_class=1"]

@@ -17,7 +17,7 @@ import torch
 from warmstart import configs, environment, store
 from warmstart.callbacks import checkpoint
 from warmstart.callbacks.phases import PhaseSchedule, check_statistics
-from warmstart.callbacks.recorder import Recorder
+from warmstart.callbacks.recorder import Logger, Recorder
 from warmstart.data.batches import (
     Preprocess,
     TrainBatches,
@@ -75,52 +75,34 @@ def execute(run: Run, *, progress: Progress | None = None) -> Record:
 
 def _train(run: Run, progress: Progress) -> Record:
     started = time.monotonic()
-    config = run.config
     model, groups, report = _model(run)
     initial = environment.tensors_digest(model.state_dict())
     batches = TrainBatches(
         run.images.train,
-        batch_size=config["batch_size"],
+        batch_size=run.config["batch_size"],
         columns=run.augment.columns,
-        seed=config["seed"],
+        seed=run.config["seed"],
     )
     logger = configs.build(
-        "logger", config["logger"], folder=run.folder, name=_name(run), labels=_labels(run)
+        "logger", run.config["logger"], folder=run.folder, name=_name(run), labels=_labels(run)
     )
-    resume = checkpoint.load_newest(run.folder)
-    if resume is not None:
-        _log.info("going on after step %d of %d", resume["step"], run.steps)
-    task = _task(run, model, groups, resume)
-    recorder = Recorder(
-        run.folder,
-        steps=run.steps,
-        log_every=config["log_every_steps"],
-        checkpoint_seconds=config["checkpoint_seconds"],
-        loggers=[logger],
-        progress=lambda step: progress(step, run.steps),
-        resume=resume,
-    )
-    schedule = PhaseSchedule(run.phases, run.schedule, groups, lr=config["optimizer"]["lr"])
-    _fit(run, task, batches, [schedule, recorder])
+    task, recorder = _fit(run, model, groups, batches, logger, progress)
     timing = {"train_seconds": recorder.seconds, "curves": _seconds(recorder.rows)}
-
     if recorder.best is not None:
         model.load_state_dict(recorder.best["model"])
     weights = environment.tensors_digest(model.state_dict())
     metrics = _evaluate(run, task, weights)
-    if config["keep"] == "best":
+    if run.config["keep"] == "best":
         save(run.weights_file, model.state_dict(), run.input, run.images.classes)
+    options = json.dumps(run.config["augment"], sort_keys=True)
+    order = batches.digests(options)
+    split = split_digest(run.images)
     timing["total_seconds"] = time.monotonic() - started
     record = dataclasses.replace(
         _description(run, "finished", timing),
-        digests={
-            "data": run.data_digest,
-            "split": split_digest(run.images),
-            **batches.digests(json.dumps(config["augment"], sort_keys=True)),
-            "init": initial,
-            "weights": weights,
-        },
-        test_opened=int(config["test"]),
+        digests={"data": run.data_digest, "split": split, **order}
+        | {"init": initial, "weights": weights},
+        test_opened=int(run.config["test"]),
         metrics=metrics,
         curves=_curves(recorder.rows),
         groups=layers.table(groups),
@@ -195,13 +177,35 @@ def _task(
     )
 
 
-def _fit(run: Run, task: Classification, batches: TrainBatches, callbacks: list[Any]) -> None:
-    left = run.steps - task.first_step
-    trainer = run.hardware.trainer(
-        steps=max(left, 0), val_every=run.config["val_every_steps"], callbacks=callbacks
+def _fit(
+    run: Run,
+    model: torch.nn.Module,
+    groups: list[layers.LayerGroup],
+    batches: TrainBatches,
+    logger: Logger,
+    progress: Progress,
+) -> tuple[Classification, Recorder]:
+    """Train from the newest checkpoint, or from the start, to the last step."""
+    resume = checkpoint.load_newest(run.folder)
+    if resume is not None:
+        _log.info("going on after step %d of %d", resume["step"], run.steps)
+    task = _task(run, model, groups, resume)
+    recorder = Recorder(
+        run.folder,
+        steps=run.steps,
+        log_every=run.config["log_every_steps"],
+        checkpoint_seconds=run.config["checkpoint_seconds"],
+        loggers=[logger],
+        progress=lambda step: progress(step, run.steps),
+        resume=resume,
     )
+    left = run.steps - task.first_step
     if left <= 0:
-        return
+        return task, recorder
+    schedule = PhaseSchedule(run.phases, run.schedule, groups, lr=run.config["optimizer"]["lr"])
+    trainer = run.hardware.trainer(
+        steps=left, val_every=run.config["val_every_steps"], callbacks=[schedule, recorder]
+    )
     workers = run.hardware.workers
     loader = train_loader(batches, first=task.first_step, steps=run.steps, workers=workers)
     try:
@@ -209,6 +213,7 @@ def _fit(run: Run, task: Classification, batches: TrainBatches, callbacks: list[
     except SystemExit as error:
         # Lightning turns Ctrl-C into an exit with code 1, which would look like a failed run.
         raise KeyboardInterrupt from error
+    return task, recorder
 
 
 def _evaluate(run: Run, task: Classification, weights: str) -> dict[str, float]:
