@@ -107,7 +107,7 @@ def prepare(cfg: DictConfig) -> Run:
     if weights is None:
         # Without memory or numbers: only the names and kinds of the layers are looked at.
         with torch.device("meta"):
-            model = architecture.build(wanted.channels, len(images.classes))
+            model = architecture.build(wanted.channels, len(images.classes), max(images.size))
         check_statistics(phases, layers.layer_groups(model, architecture.layout), ())
     identifier = key(config, data=digest, weights=weights.digest if weights else None)
     return Run(

@@ -134,7 +134,9 @@ def _description(run: Run, status: str, timing: dict[str, Any]) -> Record:
 
 def _model(run: Run) -> tuple[torch.nn.Module, list[layers.LayerGroup], init.LoadReport | None]:
     """Return the model as it is before step 0, its layer groups, and what was loaded."""
-    model = run.architecture.build(run.input.channels, len(run.images.classes))
+    model = run.architecture.build(
+        run.input.channels, len(run.images.classes), max(run.images.size)
+    )
     method = configs.build("init", run.config["init"])
     scheme = method.scheme if isinstance(method, init.Scratch) else "default"
     init.initialize(model, scheme=scheme, seed=run.config["seed"])
@@ -143,7 +145,7 @@ def _model(run: Run) -> tuple[torch.nn.Module, list[layers.LayerGroup], init.Loa
         report = init.load(
             model,
             run.weights.read(),
-            head=run.architecture.head,
+            head=run.architecture.heads[0],
             keep_head=method.head == "copy",
             origin=run.weights.origin,
         )

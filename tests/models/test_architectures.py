@@ -20,23 +20,23 @@ def count(model: nn.Module) -> int:
 def test_small_cnn_is_small():
     # 3x3 convolutions without bias, BatchNorm with weight and bias, a linear head.
     body = sum(9 * a * b + 2 * b for a, b in [(1, 16), (16, 32), (32, 48), (48, 64)])
-    assert count(small_cnn().build(1, 10)) == body + 4 * 64 * 10 + 10
+    assert count(small_cnn().build(1, 10, None)) == body + 4 * 64 * 10 + 10
     # The source task: upper and lower case letters.
-    assert count(small_cnn().build(1, 52)) <= 60_000
+    assert count(small_cnn().build(1, 52, None)) <= 60_000
 
 
 @pytest.mark.parametrize(("depth", "parameters"), [(20, 269_722), (56, 853_018)])
 def test_cifar_resnets_have_the_known_sizes(depth, parameters):
     architecture = cifar_resnet(depth=depth)
     assert architecture.name == f"resnet{depth}"
-    assert count(architecture.build(3, 10)) == parameters
+    assert count(architecture.build(3, 10, None)) == parameters
 
 
 @pytest.mark.parametrize(
     ("name", "parameters"), [("resnet18", 11_689_512), ("mobilenet_v2", 3_504_872)]
 )
 def test_torchvision_models_have_the_known_sizes(name, parameters):
-    assert count(torchvision_model(name=name).build(3, 1000)) == parameters
+    assert count(torchvision_model(name=name).build(3, 1000, None)) == parameters
 
 
 @pytest.mark.parametrize("classes", [2, 11])
@@ -51,16 +51,16 @@ def test_torchvision_models_have_the_known_sizes(name, parameters):
     ids=lambda architecture: architecture.name,
 )
 def test_logits_have_one_column_per_class(architecture, classes):
-    model = architecture.build(3, classes).eval()
+    model = architecture.build(3, classes, None).eval()
     with torch.no_grad():
         assert model(torch.rand(2, 3, 32, 32)).shape == (2, classes)
-    head = [n for n in model.state_dict() if n.startswith(f"{architecture.head}.")]
+    head = [n for n in model.state_dict() if n.startswith(f"{architecture.heads[0]}.")]
     assert [model.state_dict()[n].shape[0] for n in head] == [classes, classes]
 
 
 def test_gray_images_go_into_the_small_nets():
     for architecture in (small_cnn(), cifar_resnet(depth=8)):
-        model = architecture.build(1, 4).eval()
+        model = architecture.build(1, 4, None).eval()
         with torch.no_grad():
             assert model(torch.rand(2, 1, 8, 8)).shape == (2, 4)
 
@@ -83,7 +83,7 @@ def test_small_images_have_their_own_input():
 
 
 def test_shortcuts_take_every_second_pixel_and_centre_the_channels():
-    block = cifar_resnet(depth=8).build(3, 10).layer2[0].eval()
+    block = cifar_resnet(depth=8).build(3, 10, None).layer2[0].eval()
     nn.init.zeros_(block.bn2.weight)  # what is left is the shortcut
     x = torch.rand(1, 16, 4, 4)
     with torch.no_grad():

@@ -22,9 +22,9 @@ pytestmark = pytest.mark.slow
 def filled(architecture, path, classes):
     """Return the model with the file's weights, head included, every tensor of both used."""
     resolved = weights.resolve(str(path), architecture)
-    model = architecture.build(3, classes)
+    model = architecture.build(3, classes, None)
     report = init.load(
-        model, resolved.read(), head=architecture.head, keep_head=True, origin=resolved.origin
+        model, resolved.read(), head=architecture.heads[0], keep_head=True, origin=resolved.origin
     )
     assert report.fresh == {}
     assert report.unused == ()

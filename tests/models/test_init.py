@@ -17,7 +17,7 @@ from warmstart.models.torchvision import torchvision_model
 
 
 def fresh(architecture, *, classes=10, channels=3, scheme="kaiming", seed=0):
-    model = architecture.build(channels, classes)
+    model = architecture.build(channels, classes, None)
     initialize(model, scheme=scheme, seed=seed)
     return model
 
@@ -64,7 +64,7 @@ def test_layers_of_one_shape_differ():
 
 
 def test_the_random_stream_of_the_caller_is_left_alone():
-    model = small_cnn().build(3, 10)
+    model = small_cnn().build(3, 10, None)
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -223,11 +223,11 @@ def test_files_without_the_batch_counter_are_complete():
     ids=lambda architecture: architecture.name,
 )
 def test_weights_of_another_architecture_are_refused(own, foreign):
-    model, state = own.build(3, 10), foreign.build(3, 10).state_dict()
+    model, state = own.build(3, 10, None), foreign.build(3, 10, None).state_dict()
     with pytest.raises(
         ConfigError, match=r"theirs\.pt.*another architecture.*other weights"
     ) as error:
-        put(model, state, head=own.head)
+        put(model, state, head=own.heads[0])
     # One example that does not fit, by its name.
     example = str(error.value).split("e.g. ")[1].split(" (")[0]
     assert (example in state) != (example in model.state_dict()) or (

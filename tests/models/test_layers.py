@@ -32,7 +32,7 @@ both_granularities = pytest.mark.parametrize("granularity", ["stage", "block"])
 
 def build(name, granularity):
     architecture = MODELS[name][0](granularity=granularity)
-    model = architecture.build(3, CLASSES)
+    model = architecture.build(3, CLASSES, None)
     return architecture, model, layer_groups(model, architecture.layout)
 
 
@@ -78,7 +78,7 @@ def test_groups_follow_the_forward_pass(name, granularity):
     assert calls[-1][2] is logits
     # The head alone is last: one linear layer, whose output is the logits.
     assert list(groups[-1].parameters) == [
-        n for n in model.state_dict() if n.startswith(f"{architecture.head}.")
+        n for n in model.state_dict() if n.startswith(f"{architecture.heads[0]}.")
     ]
     assert sorted(p.shape for p in groups[-1].parameters.values())[0] == (CLASSES,)
     assert groups[-1].buffers == {}
@@ -152,7 +152,7 @@ def test_batch_norms_are_those_with_running_statistics():
 
 def test_table_counts_by_hand():
     architecture = small_cnn(widths=(2, 4))
-    rows = table(layer_groups(architecture.build(3, 5), architecture.layout))
+    rows = table(layer_groups(architecture.build(3, 5, None), architecture.layout))
     # Convolution 3 * 2 * 9 and BatchNorm 2 + 2; mean 2, variance 2, counter 1. The head sees 2x2
     # places of 4 channels.
     assert rows == [

@@ -68,7 +68,7 @@ def test_decay_all_decays_vectors_too(net, make):
 
 def test_every_parameter_is_in_the_optimizer_once():
     architecture = cifar_resnet(depth=20, granularity="block")
-    model = architecture.build(3, 10)
+    model = architecture.build(3, 10, None)
     optimizer = sgd(layer_groups(model, architecture.layout), lr=0.1, weight_decay=1e-4)
     assert sorted(in_optimizer(optimizer)) == sorted(ids(model.parameters()))
 

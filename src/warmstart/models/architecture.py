@@ -33,18 +33,23 @@ class Architecture:
 
     Attributes:
         name: For messages and tables.
-        build: ``build(channels, classes)`` returns the module; its weights are then initialized
-            by `warmstart.models.init`.
-        layout: The layer groups, input first; the last one is the head.
+        build: ``build(channels, classes, size)`` returns the module as its authors' constructor
+            leaves it, for images of `size` pixels (None: any). Everything but the classifiers is
+            equal for every number of classes, given the same state of torch's generator.
+        layout: The layer groups, input first; the last one holds the classifier alone.
         input: What the family's published weights expect; None where the data decide.
+        auxiliary: Paths of the auxiliary classifiers, which only training uses.
+        auxiliary_weight: Factor on the loss of each.
     """
 
     name: str
-    build: Callable[[int, int], nn.Module]
+    build: Callable[[int, int, int | None], nn.Module]
     layout: Layout
     input: Input | None = None
+    auxiliary: tuple[str, ...] = ()
+    auxiliary_weight: float = 0.0
 
     @property
-    def head(self) -> str:
-        """The path of the classifier."""
-        return list(self.layout.values())[-1][0]
+    def heads(self) -> tuple[str, ...]:
+        """The paths of the classifier: one, or several that are averaged (distilled DeiT)."""
+        return tuple(list(self.layout.values())[-1])

@@ -70,7 +70,7 @@ class _Block(nn.Module):
 
 
 class _CifarResNet(nn.Module):
-    def __init__(self, blocks: int, channels: int, classes: int) -> None:
+    def __init__(self, blocks: int, channels: int, classes: int, size: int | None) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, _WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(_WIDTHS[0])

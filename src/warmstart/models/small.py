@@ -43,7 +43,7 @@ def small_cnn(
     )
 
 
-def _build(widths: tuple[int, ...], channels: int, classes: int) -> nn.Module:
+def _build(widths: tuple[int, ...], channels: int, classes: int, size: int | None) -> nn.Module:
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     before = channels
     for index, width in enumerate(widths):

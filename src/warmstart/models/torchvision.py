@@ -40,7 +40,7 @@ def torchvision_model(*, name: str, granularity: str = "stage") -> Architecture:
     )
 
 
-def _build(name: str, channels: int, classes: int) -> nn.Module:
+def _build(name: str, channels: int, classes: int, size: int | None) -> nn.Module:
     if channels != 3:
         raise ValueError(f"{name} takes RGB images, not {channels} channels")
     model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes)
