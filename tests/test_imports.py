@@ -21,7 +21,7 @@ CONF = Path(__file__).parents[1] / "conf"
 # From the ground up. An entry holds a module and everything under it; the longest entry wins.
 # A module may import its own layer and the layers above it in this list.
 LAYERS = {
-    "ground": ["warmstart.errors", "warmstart.randomness", "warmstart.store"],
+    "ground": ["warmstart.digests", "warmstart.errors", "warmstart.randomness", "warmstart.store"],
     "pure": [
         "warmstart.data.subsets",
         "warmstart.models.layers",
@@ -42,8 +42,13 @@ LAYERS = {
         "warmstart.configs",
         "warmstart.environment",
         "warmstart.identity",
+        "warmstart.initial",
+        "warmstart.memory",
+        "warmstart.origins",
         "warmstart.plan",
+        "warmstart.preview",
         "warmstart.run",
+        "warmstart.scalars",
         "warmstart.screening",
     ],
     # "warmstart" is the package's __init__ alone, or no module could be unknown.
@@ -53,8 +58,10 @@ LAYERS = {
         "warmstart.__main__",
         "warmstart.api",
         "warmstart.app",
+        "warmstart.catalogue",
         "warmstart.cells",
         "warmstart.cli",
+        "warmstart.preview_table",
         "warmstart.progress",
         "warmstart.summary",
         "warmstart.sweep",
@@ -165,14 +172,15 @@ def test_only_a_run_and_the_door_see_the_configuration():
 def test_every_library_is_a_declared_dependency():
     """What is imported must be asked for by us, not come along with something else."""
     with (SOURCE.parent / "pyproject.toml").open("rb") as file:
-        asked = tomllib.load(file)["project"]["dependencies"]
+        project = tomllib.load(file)["project"]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["timm"]]
     declared = {re.split(r"[<>=]", line)[0] for line in asked}
     homes = packages_distributions()
 
     def allowed(_: str, name: str) -> bool:
         top = name.split(".")[0]
         own = top in {"warmstart", "hydra_plugins"} or top in sys.stdlib_module_names
-        return own or any(home.lower() in declared for home in homes.get(top, []))
+        return own or any(home.lower().replace("_", "-") in declared for home in homes.get(top, []))
 
     assert violations(allowed) == []
 

@@ -225,7 +225,7 @@ class TestKey:
             *("seed=1", "steps=401", "batch_size=16", "val_every_steps=7", "log_every_steps=3"),
             *("test=false", "data.per_class=5", "data.size=10", "augment=crop", "scheduler=linear"),
             *("scheduler.warmup_steps=1", "optimizer=adam", "optimizer.lr=0.04", "model=resnet20"),
-            *("init.scheme=xavier", "strategy.batchnorm=train", "strategy.group_decay=0.9"),
+            *("init.scheme=xavier_normal", "init.head=zero", "strategy.group_decay=0.9"),
             *("strategy.batchnorm=train", "trainer.precision=bf16-mixed"),
             *("trainer.channels_last=true", "model.granularity=block", "data=glyphs"),
         ],
@@ -300,7 +300,7 @@ class TestFreezing:
         changed = {name for name in loaded if not torch.equal(loaded[name], trained[name])}
         head = {name for name in loaded if name.startswith("head.")}
         assert changed == head != set()
-        assert record.init["matched"] == len(loaded) - len(head)
+        assert record.init["loaded"] == len(loaded) - len(head)
         assert set(record.init["fresh"]) == head
 
     def test_full_changes_every_trainable_tensor(self, tmp_path: Path, pretrained: Path) -> None:

@@ -96,7 +96,9 @@ class Sweep:
     def _entry(self, cell: Cell, key: str) -> dict[str, Any]:
         swept = dict(line.split("=", 1) for line in cell.swept)
         arm = cell.config.arm or _arm_of(cell.config)
-        extra = [f"{name}={value}" for name, value in swept.items() if name not in _AXES]
+        # The name of an arm without a file says these already.
+        told = (*_AXES, *(() if cell.config.arm else ("init", "strategy")))
+        extra = [f"{name}={value}" for name, value in swept.items() if name not in told]
         flags = [word for name in cell.config.config_dirs for word in ("--config-dir", name)]
         return {
             "key": key,

@@ -1,4 +1,4 @@
-"""The command: ``warmstart train | compare | report``."""
+"""The command: ``warmstart train | compare | plan | report | models``."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ From scratch, or from pretrained weights? Compare them on your own images, with 
 commands:
   train [overrides]                      one run; -m sweeps over values with commas
   compare comparison=NAME [overrides]    arms x data sizes x seeds, then the report
+  plan [overrides] [--json]              what training would do, before anything trains
   report DIR... [--out FILE]             table and HTML from the records on disk
+  models [PATTERN] [--json]              the architectures, their sizes and known weights
 
   warmstart COMMAND --help               more about one of them
   warmstart --version
 """
-_COMMANDS = ("train", "compare", "report")
+_COMMANDS = ("train", "compare", "plan", "report", "models")
 _DONE, _FAILED, _WRONG, _INTERRUPTED = 0, 1, 2, 130
 
 
@@ -70,6 +72,10 @@ def _dispatch(args: list[str]) -> int:
         return _complete(args)
     if command == "report":
         return _report(rest)
+    if command == "models":
+        return _models(rest)
+    if command == "plan":
+        return _plan(rest)
     if command in ("train", "compare"):
         return _hydra(command, rest)
     raise ConfigError(
@@ -115,6 +121,43 @@ def _report(args: list[str]) -> int:
     return _DONE
 
 
+def _models(args: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="warmstart models",
+        description="List the architectures; with a pattern, also their sizes and known weights.",
+    )
+    parser.add_argument(
+        "pattern",
+        nargs="?",
+        metavar="PATTERN",
+        help="a part of the name, or with wildcards: 'vgg*', 'timm/convnext*'",
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+    options = parser.parse_args(args)
+    from warmstart.catalogue import show
+
+    show(options.pattern, as_json=options.json)
+    return _DONE
+
+
+def _plan(args: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="warmstart plan",
+        description="Show what `warmstart train` with the same overrides would do: layer groups, "
+        "their weights, rates and phases, memory and files. Nothing trains.",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as of warmstart train")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument(
+        "--config-dir", "-cd", action="append", default=[], metavar="DIR", help="configs of yours"
+    )
+    options = parser.parse_intermixed_args(args)
+    from warmstart.preview_table import plan_command
+
+    plan_command(options.overrides, config_dirs=options.config_dir, as_json=options.json)
+    return _DONE
+
+
 def _complete(args: list[str]) -> int:
     """Answer the shell's completion script, which Hydra made and which knows no subcommands."""
     with _without_subcommand() as word:
@@ -133,7 +176,7 @@ def _without_subcommand() -> Iterator[str | None]:
         print(" ".join(name for name in _COMMANDS if name.startswith(given)))
         yield None
         return
-    if words[1] not in ("train", "compare"):
+    if words[1] not in ("train", "compare", "plan"):
         yield None
         return
     shorter = line.replace(f"{words[1]} ", "", 1)

@@ -34,11 +34,12 @@ TARGETS = {
     "logger": "warmstart.callbacks.",
 }
 # What the run itself reads in a group's node, and what it passes to the target.
-OWN_KEYS = {"data": {"per_class"}, "model": {"weights"}}
+OWN_KEYS = {"data": {"per_class"}, "model": {"weights", "channels"}}
 # What the run passes to the targets: no keys of a config.
 _PASSED = {"groups", "steps", "store", "folder", "labels"}
 # The types in the targets' signatures, in words and as a config holds them.
 _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
+    "Mapping": ("a mapping", (dict,)),
     "None": ("null", (type(None),)),
     "Path": ("the path of a folder", (str,)),
     "Sequence": ("a list", (list,)),

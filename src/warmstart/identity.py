@@ -18,6 +18,7 @@ NOT_IDENTITY = (
     "config_dirs",
     "data.download",
     "data.root",
+    "init.unlabelled",
     "init.weights",
     "keep",
     "logger",
@@ -36,11 +37,14 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def key(config: Mapping[str, Any], *, data: str, weights: str | None) -> str:
+def key(
+    config: Mapping[str, Any], *, input: Mapping[str, Any], data: str, weights: str | None
+) -> str:
     """Return the key of a run.
 
     Args:
         config: Resolved, device and steps included.
+        input: What the model sees, which other runs of a comparison may decide.
         data: Digest of the data set.
         weights: Digest of the weights, or the key of the source run; None from scratch.
 
@@ -49,6 +53,7 @@ def key(config: Mapping[str, Any], *, data: str, weights: str | None) -> str:
     """
     content = {
         "config": identity(config),
+        "input": input,
         "data": data,
         "weights": weights,
         "result_version": RESULT_VERSION,

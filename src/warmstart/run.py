@@ -17,6 +17,7 @@ import torch
 from warmstart import configs, environment, store
 from warmstart.callbacks import checkpoint
 from warmstart.callbacks.phases import PhaseSchedule, check_statistics
+from warmstart.callbacks.proof import FreezeProof
 from warmstart.callbacks.recorder import Logger, Recorder
 from warmstart.data.batches import (
     Preprocess,
@@ -25,9 +26,11 @@ from warmstart.data.batches import (
     split_digest,
     train_loader,
 )
+from warmstart.digests import tensors_digest
 from warmstart.errors import ConfigError, RunError
 from warmstart.identity import identity
-from warmstart.models import init, layers
+from warmstart.initial import Initial, initial_model
+from warmstart.models import layers
 from warmstart.models.weights import save
 from warmstart.plan import Run
 from warmstart.predict import evaluate
@@ -75,8 +78,9 @@ def execute(run: Run, *, progress: Progress | None = None) -> Record:
 
 def _train(run: Run, progress: Progress) -> Record:
     started = time.monotonic()
-    model, groups, report = _model(run)
-    initial = environment.tensors_digest(model.state_dict())
+    initial = _initial(run, progress)
+    model, groups = initial.model, initial.groups
+    initial_digest = tensors_digest(model.state_dict())
     batches = TrainBatches(
         run.images.train,
         batch_size=run.config["batch_size"],
@@ -90,7 +94,7 @@ def _train(run: Run, progress: Progress) -> Record:
     timing = {"train_seconds": recorder.seconds, "curves": _seconds(recorder.rows)}
     if recorder.best is not None:
         model.load_state_dict(recorder.best["model"])
-    weights = environment.tensors_digest(model.state_dict())
+    weights = tensors_digest(model.state_dict())
     metrics = _evaluate(run, task, weights)
     if run.config["keep"] == "best":
         save(run.weights_file, model.state_dict(), run.input, run.images.classes)
@@ -101,13 +105,14 @@ def _train(run: Run, progress: Progress) -> Record:
     record = dataclasses.replace(
         _description(run, "finished", timing),
         digests={"data": run.data_digest, "split": split, **order}
-        | {"init": initial, "weights": weights},
+        | {"init": initial_digest, "weights": weights},
         test_opened=int(run.config["test"]),
         metrics=metrics,
         curves=_curves(recorder.rows),
         groups=layers.table(groups),
         input=json.loads(json.dumps(dataclasses.asdict(run.input))),
-        init={"weights": run.weights.origin, **report.as_dict()} if run.weights and report else {},
+        init={"weights": run.origins, **initial.as_dict()},
+        freeze_proof=recorder.proof.entries,
     )
     # After all other files: where it stands, the run is finished and nothing is done again.
     record.write(run.folder)
@@ -132,32 +137,18 @@ def _description(run: Run, status: str, timing: dict[str, Any]) -> Record:
     )
 
 
-def _model(run: Run) -> tuple[torch.nn.Module, list[layers.LayerGroup], init.LoadReport | None]:
-    """Return the model as it is before step 0, its layer groups, and what was loaded."""
-    model = run.architecture.build(
-        run.input.channels, len(run.images.classes), max(run.images.size)
-    )
-    method = configs.build("init", run.config["init"])
-    scheme = method.scheme if isinstance(method, init.Scratch) else "default"
-    init.initialize(model, scheme=scheme, seed=run.config["seed"])
-    report = None
-    if run.weights is not None:
-        report = init.load(
-            model,
-            run.weights.read(),
-            head=run.architecture.heads[0],
-            keep_head=method.head == "copy",
-            origin=run.weights.origin,
-        )
-    groups = layers.layer_groups(model, run.architecture.layout)
-    check_statistics(run.phases, groups, report.matched if report else ())
-    sizes = ", ".join(f"{row['group']} {row['parameters']:,}" for row in layers.table(groups))
+def _initial(run: Run, progress: Progress) -> Initial:
+    """Return the model as it is before step 0."""
+    initial = initial_model(run, progress=progress)
+    check_statistics(run.phases, initial.groups, initial.statistics)
+    rows = layers.table(initial.groups)
+    sizes = ", ".join(f"{row['group']} {row['parameters']:,}" for row in rows)
     _log.debug("layer groups and their parameters: %s", sizes)
-    if report is not None and run.weights is not None:
-        _log.debug("weights %s: %s", run.weights.origin, report)
+    if initial.report is not None:
+        _log.debug("weights %s: %s", " <- ".join(run.origins), initial.report)
     if run.config["trainer"]["channels_last"]:
-        model = model.to(memory_format=torch.channels_last)
-    return model, groups, report
+        initial.model.to(memory_format=torch.channels_last)
+    return initial
 
 
 def _task(
@@ -174,6 +165,7 @@ def _task(
         Preprocess(run.input, augment=run.augment, channels_last=channels_last),
         optimizer=functools.partial(configs.build, "optimizer", run.config["optimizer"], groups),
         seed=run.config["seed"],
+        auxiliary_weight=run.architecture.auxiliary_weight,
         first_step=resume["step"] if resume else 0,
         optimizer_state=resume["optimizer"] if resume else None,
     )
@@ -192,9 +184,12 @@ def _fit(
     if resume is not None:
         _log.info("going on after step %d of %d", resume["step"], run.steps)
     task = _task(run, model, groups, resume)
+    state = resume["proof"] if resume else None
+    proof = FreezeProof(run.phases, groups, steps=run.steps, resume=state)
     recorder = Recorder(
         run.folder,
         steps=run.steps,
+        proof=proof,
         log_every=run.config["log_every_steps"],
         checkpoint_seconds=run.config["checkpoint_seconds"],
         loggers=[logger],
@@ -206,7 +201,9 @@ def _fit(
         return task, recorder
     schedule = PhaseSchedule(run.phases, run.schedule, groups, lr=run.config["optimizer"]["lr"])
     trainer = run.hardware.trainer(
-        steps=left, val_every=run.config["val_every_steps"], callbacks=[schedule, recorder]
+        steps=left,
+        val_every=run.config["val_every_steps"],
+        callbacks=[proof, schedule, recorder],
     )
     workers = run.hardware.workers
     loader = train_loader(batches, first=task.first_step, steps=run.steps, workers=workers)

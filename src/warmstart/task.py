@@ -25,6 +25,7 @@ class Classification(pl.LightningModule):
         preprocess: From stored pixels to the model's input.
         optimizer: Makes the optimizer over all layer groups.
         seed: The run's seed.
+        auxiliary_weight: Factor on the loss of each auxiliary classifier; 0 leaves them out.
         first_step: Where a resumed run continues.
         optimizer_state: For a resumed run.
     """
@@ -36,6 +37,7 @@ class Classification(pl.LightningModule):
         *,
         optimizer: Callable[[], torch.optim.Optimizer],
         seed: int,
+        auxiliary_weight: float = 0.0,
         first_step: int = 0,
         optimizer_state: dict[str, Any] | None = None,
     ) -> None:
@@ -43,6 +45,7 @@ class Classification(pl.LightningModule):
         self.model = model
         self.preprocess = preprocess
         self.seed = seed
+        self.auxiliary_weight = auxiliary_weight
         self.first_step = first_step
         self.train_sums = torch.zeros(3)
         self.val_sums = torch.zeros(3)
@@ -78,9 +81,14 @@ class Classification(pl.LightningModule):
         # Dropout and its like draw from here: a function of the seed and the step.
         _seed_noise(derive(self.seed, "step", self.first_step + batch_idx), self.device)
         pixels, labels, uniforms = batch
-        logits = self.model(self.preprocess(pixels, uniforms, train=True))
+        output = self.model(self.preprocess(pixels, uniforms, train=True))
+        logits, *auxiliary = (output,) if isinstance(output, Tensor) else output
         loss = F.cross_entropy(logits, labels)
         _add(self.train_sums, loss.detach(), logits.detach(), labels)
+        if self.auxiliary_weight:
+            for other in auxiliary:
+                if other is not None:
+                    loss = loss + self.auxiliary_weight * F.cross_entropy(other, labels)
         return loss
 
     def on_validation_epoch_start(self) -> None:

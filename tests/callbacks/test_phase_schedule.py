@@ -11,45 +11,25 @@ from collections import OrderedDict
 import pytest
 import pytorch_lightning as pl
 import torch
+from three_groups import LAYOUT, net
+from three_groups import fit as train
 from torch import nn
 
 from warmstart.callbacks.phases import PhaseSchedule, check_statistics
-from warmstart.data.batches import Preprocess, TrainBatches, eval_loader, train_loader
 from warmstart.errors import ConfigError
-from warmstart.models.architecture import Input
 from warmstart.models.layers import layer_groups
 from warmstart.optim.optimizers import adamw, sgd
 from warmstart.optim.schedules import constant, linear
 from warmstart.strategies.phases import full, gradual, linear_probe, listed, lp_ft
-from warmstart.task import Classification
-from warmstart.trainer import Hardware
 
 LR = 0.2
 STEPS = 8
 MOMENTUM, DECAY = 0.9, 0.05
-LAYOUT = {"stem": ["stem"], "body": ["body"], "head": ["head"]}
 # Gradual unfreezing by half of eight steps, at two groups' rates halved per group: the first step
 # of each phase, and the factor on the base rate of stem, body and head.
 STARTS = {0: (0, 0, 1), 2: (0, 0.5, 1), 4: (0.25, 0.5, 1)}
 NAMES = ("stem", "body", "head")
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-
-
-def net():
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        OrderedDict(
-            stem=nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU()),
-            body=nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()),
-            average=nn.AdaptiveAvgPool2d(1),
-            flatten=nn.Flatten(),
-            head=nn.Linear(4, 3),
-        )
-    )
-    for norm in (model.stem[1], model.body[1]):  # as if loaded
-        nn.init.uniform_(norm.running_mean, -0.5, 0.5)
-        nn.init.uniform_(norm.running_var, 0.5, 1.5)
-    return model
 
 
 class Spy(pl.Callback):
@@ -107,21 +87,16 @@ def fit(make_split):
         optimizer = optimizer or (
             lambda groups: sgd(groups, lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
         )
-        task = Classification(
-            model,
-            Preprocess(Input(8, 1, (0.5,), (0.25,)), augment=None, channels_last=False),
-            optimizer=lambda: optimizer(groups),
-            seed=0,
-            first_step=first,
-        )
         spy = Spy()
         callback = PhaseSchedule(phases, schedule or constant(steps=steps), groups, lr=LR)
-        trainer = Hardware(accelerator="cpu").trainer(
-            steps=steps - first, val_every=3, callbacks=[callback, spy]
+        train(
+            model,
+            [callback, spy],
+            make_split,
+            optimizer=lambda: optimizer(groups),
+            steps=steps,
+            first=first,
         )
-        batches = TrainBatches(make_split(12), batch_size=5, columns=0, seed=0)
-        loader = train_loader(batches, first=first, steps=steps, workers=0)
-        trainer.fit(task, loader, eval_loader(make_split(6, seed=1), workers=0))
         assert len(spy.steps) == steps - first
         return spy
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
+import torchvision.models
 from torch import nn
 from torchvision.models import MobileNet_V2_Weights, ResNet18_Weights
 
 from warmstart.errors import ConfigError
 from warmstart.models.cifar_resnet import cifar_resnet
+from warmstart.models.layers import layer_groups
+from warmstart.models.skeleton import skeleton
 from warmstart.models.small import small_cnn
+from warmstart.models.timm import timm_model
 from warmstart.models.torchvision import torchvision_model
 
 
@@ -33,10 +39,22 @@ def test_cifar_resnets_have_the_known_sizes(depth, parameters):
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("resnet18", 11_689_512), ("mobilenet_v2", 3_504_872)]
+    ("name", "parameters"),
+    [
+        ("resnet18", 11_689_512),
+        ("mobilenet_v2", 3_504_872),
+        ("alexnet", 61_100_840),
+        ("vgg16", 138_357_544),
+        ("googlenet", 6_624_904),
+        ("inception_v3", 23_834_568),
+        ("resnet50", 25_557_032),
+    ],
 )
 def test_torchvision_models_have_the_known_sizes(name, parameters):
-    assert count(torchvision_model(name=name).build(3, 1000, None)) == parameters
+    architecture = torchvision_model(name=name)
+    model = skeleton(lambda: architecture.build(3, 1000, None))
+    auxiliary = sum(count(model.get_submodule(path)) for path in architecture.auxiliary)
+    assert count(model) - auxiliary == parameters
 
 
 @pytest.mark.parametrize("classes", [2, 11])
@@ -101,9 +119,147 @@ def test_a_depth_that_is_not_6n_plus_2_is_refused(depth):
     assert repr(depth) in str(error.value)
 
 
-def test_an_unknown_name_is_refused_with_the_nearest():
-    with pytest.raises(ConfigError, match=r"model\.name.*'resnet19'.*mobilenet_v2.*'resnet18'"):
-        torchvision_model(name="resnet19")
+@pytest.mark.parametrize(
+    ("make", "name", "message"),
+    [
+        (torchvision_model, "resnet19", "torchvision has no such.*mean 'resnet18'.*models` lists"),
+        (torchvision_model, "fcn_resnet50", "torchvision has no such classification model"),
+        (torchvision_model, 18, "model.name is 18, but"),
+        (timm_model, "convnext_ato", "timm has no such model.*mean 'convnext_atto'.*lists them"),
+        (timm_model, "resnet50.a1_in2k", r"no weights of that tag; use resnet50 or.*a1_in1k'\?"),
+        (timm_model, 18, "model.name is 18, but timm"),
+        (timm_model, "qwen3_vit_306m_enc", "qwen3_vit_306m_enc'.*without a classifier.*choose"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(make, name, message):
+    with pytest.raises(ConfigError, match=message):
+        make(name=name)
+
+
+def test_without_timm_the_way_to_install_it_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ConfigError, match=r"not installed; install warmstart\[timm\]"):
+        timm_model(name="resnet18")
+
+
+def test_the_tag_of_timm_decides_the_input():
+    assert timm_model(name="resnet50.a1_in1k").input.size == 224
+    plain = timm_model(name="vit_base_patch16_224").input
+    tagged = timm_model(name="vit_base_patch16_224.mae").input
+    assert plain.mean == (0.5, 0.5, 0.5)
+    assert tagged.mean == (0.485, 0.456, 0.406)
+    assert tagged.channels == 3
+
+
+def test_torchvisions_inputs_differ_by_model():
+    sizes = {n: torchvision_model(name=n).input.size for n in ("inception_v3", "efficientnet_b1")}
+    assert sizes == {"inception_v3": 299, "efficientnet_b1": 240}
+
+
+@pytest.mark.parametrize(("name", "weight"), [("googlenet", 0.3), ("inception_v3", 0.4)])
+def test_inceptions_transform_their_input_and_have_auxiliary_heads(name, weight):
+    architecture = torchvision_model(name=name)
+    assert architecture.auxiliary == {"googlenet": ("aux1", "aux2")}.get(name, ("AuxLogits",))
+    assert architecture.auxiliary_weight == weight
+    assert torchvision_model(name=name, auxiliary_weight=0.1).auxiliary_weight == 0.1
+    model = skeleton(lambda: architecture.build(3, 5, None))
+    assert model.transform_input
+    # torchvision does so only together with its published weights.
+    published = torchvision.models.get_model(name, weights=None, init_weights=False)
+    assert not published.transform_input
+    outputs = model.train()(torch.empty(2, 3, 299, 299, device="meta"))
+    assert [tuple(out.shape) for out in outputs] == [(2, 5)] * (1 + len(architecture.auxiliary))
+    with pytest.raises(ConfigError, match=rf"{name} takes RGB images.*not 1.*model\.channels=3"):
+        architecture.build(1, 5, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "weight", "message"),
+    [
+        ("resnet18", 0.3, "is 0.3, but resnet18 has no auxiliary heads; leave it out"),
+        ("googlenet", -1, "is -1, but must be a number of at least 0, for example 0.3"),
+        ("googlenet", "much", "is 'much', but must be a number"),
+        ("googlenet", float("nan"), "is nan, but must be a number"),
+    ],
+)
+def test_a_weight_of_auxiliary_heads_that_cannot_work_is_refused(name, weight, message):
+    with pytest.raises(ConfigError, match=f"model.auxiliary_weight {message}"):
+        torchvision_model(name=name, auxiliary_weight=weight)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "size"),
+    [
+        (torchvision_model, "vit_b_32", 64),
+        (torchvision_model, "maxvit_t", 448),
+        (torchvision_model, "resnet50", 50),
+        (timm_model, "vit_tiny_patch16_224", 96),
+        (timm_model, "mobilenetv3_small_050", 90),
+        (timm_model, "swin_tiny_patch4_window7_224", 112),
+    ],
+)
+def test_other_image_sizes_work(make, name, size):
+    architecture = make(name=name)
+    model = skeleton(lambda: architecture.build(3, 4, size))
+    with torch.no_grad():
+        logits = model.eval()(torch.empty(2, 3, size, size, device="meta"))
+    assert logits.shape == (2, 4)
+    layer_groups(model, architecture.layout)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "size"),
+    [
+        (torchvision_model, "vit_b_16", 100),
+        (torchvision_model, "maxvit_t", 100),
+        (torchvision_model, "alexnet", 16),
+        (torchvision_model, "vgg16", 16),
+        (torchvision_model, "inception_v3", 128),  # its auxiliary head is too deep
+        (timm_model, "mixer_s32_224", 16),
+        (timm_model, "levit_128s", 100),
+    ],
+)
+def test_an_image_size_that_cannot_work_is_refused(make, name, size):
+    architecture = make(name=name)
+    message = rf"{name} does not take images of {size} pixels \(.*example the {{}} that"
+    with pytest.raises(ConfigError, match=message.format(architecture.input.size)):
+        architecture.build(3, 4, size)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (torchvision_model, "resnet18"),
+        (torchvision_model, "squeezenet1_1"),
+        (timm_model, "regnetx_002"),
+    ],
+)
+def test_other_channels_change_the_first_convolution_alone(make, name, channels):
+    states = []
+    for number in (3, channels):
+        torch.manual_seed(3)
+        states.append(make(name=name).build(number, 4, 64).state_dict())
+    rgb, other = states
+    changed = [n for n in rgb if rgb[n].shape != other[n].shape]
+    assert len(changed) == 1
+    assert other[changed[0]].shape[1] == channels
+    if make is torchvision_model:
+        biases = {changed[0].replace("weight", "bias")}
+        assert all(torch.equal(rgb[n], other[n]) for n in rgb.keys() - {*changed, *biases})
+
+
+def test_fully_convolutional_nets_keep_their_groups():
+    plain = torchvision_model(name="alexnet")
+    sliding = torchvision_model(name="alexnet", fully_convolutional=True)
+    assert sliding.layout == plain.layout
+    model = skeleton(lambda: sliding.build(3, 4, 288))
+    groups = layer_groups(model, sliding.layout)
+    assert groups[-1].parameters["classifier.6.weight"].shape == (4, 4096, 1, 1)
+    with pytest.raises(
+        ConfigError, match=r"fully_convolutional.*AlexNet and VGG, not for resnet18"
+    ):
+        torchvision_model(name="resnet18", fully_convolutional=True)
 
 
 @pytest.mark.parametrize(
@@ -112,3 +268,16 @@ def test_an_unknown_name_is_refused_with_the_nearest():
 def test_an_unknown_granularity_is_refused_with_the_nearest(make):
     with pytest.raises(ConfigError, match=r"model\.granularity.*'blocks'.*stage.*mean 'block'"):
         make(granularity="blocks")
+
+
+def test_options_go_to_timms_constructor():
+    padded = timm_model(name="mobilenetv2_100", options={"pad_type": "same"})
+    plain = timm_model(name="mobilenetv2_100")
+    assert padded.layout == plain.layout
+    kinds = [type(make.build(3, 10, None).conv_stem).__name__ for make in (padded, plain)]
+    assert kinds == ["Conv2dSame", "Conv2d"]
+
+
+def test_options_that_the_constructor_does_not_take_are_refused():
+    with pytest.raises(ConfigError, match=r"model\.options is .*'droprate': 1.*mobilenetv2_100"):
+        timm_model(name="mobilenetv2_100", options={"droprate": 1})

@@ -8,26 +8,52 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from warmstart.data.batches import Preprocess, eval_loader
 from warmstart.data.folder import image_folder
 from warmstart.data.images import Split
-from warmstart.models import init, weights
+from warmstart.models import weights
+from warmstart.models.architecture import Architecture
+from warmstart.models.checkpoints import read_file
 from warmstart.models.cifar_resnet import cifar_resnet
 from warmstart.models.torchvision import torchvision_model
 
-pytestmark = pytest.mark.slow
+
+@pytest.mark.parametrize(
+    ("file", "tensors", "entry", "prefix", "head"),
+    [
+        # 19 convolutions, 19 norms of four tensors each, and a classifier of two.
+        ("resnet20-12fca82f.th", 97, "state_dict", "module.", "linear.bias"),
+        ("resnet56-4bfd9763.th", 277, "state_dict", "module.", "linear.bias"),
+        ("mobilenet_v2_imagenet.safetensors", 314, "", "", "classifier.1.bias"),
+        ("timm_mobilenetv2_100_same_imagenet.safetensors", 314, "", "", "classifier.bias"),
+    ],
+)
+def test_what_is_taken_from_a_real_file(shared_data, file, tensors, entry, prefix, head):
+    checkpoint = read_file(shared_data / "weights" / file)
+    assert len(checkpoint.tensors) == tensors
+    assert (checkpoint.entry, checkpoint.prefix) == (entry, prefix)
+    assert head in checkpoint.tensors
+
+
+def test_a_real_file_of_timm_from_the_offline_folder(shared_data, tmp_path, monkeypatch):
+    file = shared_data / "weights" / "timm_mobilenetv2_100_same_imagenet.safetensors"
+    (tmp_path / "mobilenetv2_100.ra_in1k.safetensors").symlink_to(file)
+    monkeypatch.setenv("WARMSTART_WEIGHTS", str(tmp_path))
+    architecture = Architecture("mobilenetv2_100", lambda *sizes: nn.Identity(), {})
+    resolved = weights.resolve("ra_in1k", architecture, store=tmp_path)
+    taken, held = resolved.read().tensors, read_file(file).tensors
+    assert taken.keys() == held.keys()
+    assert all(torch.equal(taken[name], held[name]) for name in held)
+    assert resolved.input.size == 224
 
 
 def filled(architecture, path, classes):
     """Return the model with the file's weights, head included, every tensor of both used."""
-    resolved = weights.resolve(str(path), architecture)
+    resolved = weights.resolve(str(path), architecture, store=path.parent)
     model = architecture.build(3, classes, None)
-    report = init.load(
-        model, resolved.read(), head=architecture.heads[0], keep_head=True, origin=resolved.origin
-    )
-    assert report.fresh == {}
-    assert report.unused == ()
+    model.load_state_dict(resolved.read().tensors, strict=True)
     model.to(memory_format=torch.channels_last)
     return model.eval(), Preprocess(resolved.input, augment=None, channels_last=True)
 
@@ -55,6 +81,7 @@ def cifar_test(unpacked, tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "file", "percent"),
     [(20, "resnet20-12fca82f.th", 81.03), (56, "resnet56-4bfd9763.th", 83.20)],
@@ -66,6 +93,7 @@ def test_cifar_resnets_have_their_known_accuracy(shared_data, cifar_test, depth,
     assert 100 * right.mean() == pytest.approx(percent, abs=0.05)
 
 
+@pytest.mark.slow
 def test_mobilenet_knows_shoes(shared_data, unpacked, tmp_path_factory):
     folder = shared_data / "weights"
     model, preprocess = filled(

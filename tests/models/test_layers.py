@@ -22,7 +22,7 @@ MODELS = {
     "resnet20": (partial(cifar_resnet, depth=20), 5, 11),
     "resnet56": (partial(cifar_resnet, depth=56), 5, 29),
     "resnet18": (partial(torchvision_model, name="resnet18"), 6, 10),
-    "mobilenet_v2": (partial(torchvision_model, name="mobilenet_v2"), 6, 20),
+    "mobilenet_v2": (partial(torchvision_model, name="mobilenet_v2"), 7, 20),
 }
 CLASSES = 7
 
@@ -126,6 +126,26 @@ def test_messages_name_the_lost_the_repeated_and_the_unknown():
         layer_groups(model, {"body": ["conv", "bn1", "bn2"], "top": ["bn2", "head"]})
     with pytest.raises(ValueError, match=r"'fc'.*head"):
         layer_groups(model, {"body": ["conv", "bn1", "bn2"], "head": ["fc"]})
+
+
+def test_a_path_may_name_a_single_tensor():
+    model = nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 2, 3), head=nn.Linear(2, 2)))
+    model.register_parameter("token", nn.Parameter(torch.zeros(2)))
+    model.register_buffer("token_count", torch.zeros(()))
+    groups = layer_groups(model, {"stem": ["token", "token_count", "conv"], "head": ["head"]})
+    assert groups[0].modules == (model.conv,)
+    assert list(groups[0].parameters) == ["token", "conv.weight", "conv.bias"]
+    assert groups[0].parameters["token"] is model.token
+    assert list(groups[0].buffers) == ["token_count"]
+    with pytest.raises(ValueError, match="token_count"):
+        layer_groups(model, {"stem": ["token", "conv"], "head": ["head"]})
+
+
+def test_a_tensor_with_two_names_in_one_group_counts_once():
+    model = nn.Sequential(OrderedDict(a=nn.Linear(2, 2), b=nn.Linear(2, 2), head=nn.Linear(2, 2)))
+    model.b.weight = model.a.weight
+    body, _ = layer_groups(model, {"body": ["a", "b"], "head": ["head"]})
+    assert list(body.parameters) == ["a.weight", "a.bias", "b.bias"]
 
 
 def test_a_name_that_starts_like_a_path_is_not_inside_it():

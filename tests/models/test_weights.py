@@ -1,325 +1,261 @@
-"""Weights files: every wrapper that is in use, nothing executed, one sentence for a bad file."""
+"""What ``init.weights`` may be: a file, an address with its sum, or a name."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import os
-import pickle
-from pathlib import Path
-from urllib.error import URLError
+import re
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from servers import Page, serve
+from torch import nn
 
 from warmstart.errors import ConfigError
-from warmstart.models import weights
-from warmstart.models.architecture import Input
-from warmstart.models.cifar_resnet import cifar_resnet
-from warmstart.models.small import small_cnn
-from warmstart.models.torchvision import torchvision_model
+from warmstart.models import download, weights
+from warmstart.models.architecture import Architecture, Input
 
-STATE = {
-    "conv1.weight": torch.arange(12.0).reshape(3, 4),
-    "conv1.bias": torch.tensor([1.0, 2.0, 3.0]),
-    "bn.running_mean": torch.tensor([0.5]),
-}
+STATE = {"conv1.weight": torch.arange(12.0).reshape(3, 4), "conv1.bias": torch.ones(3)}
 
 
-def prefixed(prefix):
-    return {f"{prefix}{name}": tensor for name, tensor in STATE.items()}
-
-
-def same(state):
-    assert list(state) == list(STATE)
-    assert all(torch.equal(state[name], STATE[name]) for name in STATE)
-
-
-CONTENTS = {
-    "bare.pt": STATE,
-    "nested.pth": {"state_dict": STATE, "epoch": 3, "best_prec1": 91.8},
-    "data_parallel.pt": {"state_dict": prefixed("module.")},
-    "compiled.bin": {"model": prefixed("_orig_mod.")},
-    "both.ckpt": {"state_dict": prefixed("model.module.")},
-    # Adam keeps two tensors per parameter, which are no weights.
-    "training.pt": {
-        "model": STATE,
-        "optimizer": {"state": {0: {"exp_avg": torch.ones(3), "exp_avg_sq": torch.ones(3)}}},
-    },
-    # A running average of the weights, as large as they are, comes behind them.
-    "averaged.pt": {"model": STATE, "model_ema": {name: t + 1 for name, t in STATE.items()}},
-    "numbered.pt": {"weights": STATE, "history": {i: torch.ones(1) for i in range(9)}},
-}
-
-
-@pytest.mark.parametrize("name", CONTENTS)
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_wrappers_around_names_and_dicts_go(tmp_path, name, zipped):
-    path = tmp_path / name
-    torch.save(CONTENTS[name], path, _use_new_zipfile_serialization=zipped)
-    same(weights.read_file(path))
-
-
-def test_old_files_with_th(tmp_path):
-    path = tmp_path / "model.th"
-    torch.save({"state_dict": prefixed("module.")}, path, _use_new_zipfile_serialization=False)
-    same(weights.read_file(path))
-
-
-def test_safetensors(tmp_path):
-    path = tmp_path / "model.safetensors"
-    safetensors.torch.save_file(prefixed("model."), path)
-    assert weights.read_file(path).keys() == STATE.keys()
-
-
-def test_a_prefix_of_some_names_only_stays(tmp_path):
-    path = tmp_path / "model.pt"
-    torch.save({"module.a": torch.zeros(1), "b": torch.ones(1)}, path)
-    assert sorted(weights.read_file(path)) == ["b", "module.a"]
-
-
-@pytest.mark.filterwarnings("ignore:.*LeafSpec")
-def test_a_checkpoint_of_lightning(tmp_path):
-    import pytorch_lightning as pl
-    from torch import nn
-    from torch.utils.data import DataLoader, TensorDataset
-
-    class Task(pl.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
-
-        def training_step(self, batch, index):
-            return self.model(batch[0]).square().mean()
-
-        def configure_optimizers(self):
-            return torch.optim.Adam(self.parameters())
-
-    trainer = pl.Trainer(
-        accelerator="cpu", max_steps=2, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    task = Task()
-    trainer.fit(task, DataLoader(TensorDataset(torch.rand(8, 4)), batch_size=4))
-    path = tmp_path / "last.ckpt"
-    trainer.save_checkpoint(path)
-
-    content = torch.load(path, weights_only=True)
-    assert content["optimizer_states"][0]["state"]  # there is something to pass over
-    state = weights.read_file(path)
-    assert list(state) == list(task.model.state_dict())
-    assert all(torch.equal(state[n], t) for n, t in task.model.state_dict().items())
-
-
-class Payload:
-    """Creates a file when it is unpickled by somebody careless."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
-
-
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".th", ".ckpt", ".bin"])
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_code_in_a_file_is_refused_and_not_run(tmp_path, suffix, zipped):
-    path, marker = tmp_path / f"evil{suffix}", tmp_path / "marker"
-    content = {"state_dict": STATE, "extra": Payload(marker)}
-    torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ConfigError, match=r"evil.*mkdir.*run code.*state_dict") as error:
-        weights.read_file(path)
-    assert not marker.exists()
-    # torch's own text tells the reader how to run the code: that must not reach the user.
-    assert "weights_only" not in str(error.value)
-
-    torch.load(path, weights_only=False)
-    assert marker.is_dir()  # the file would have done it
-
-
-def test_a_bare_pickle_is_refused_and_not_run(tmp_path):
-    path, marker = tmp_path / "evil.pt", tmp_path / "marker"
-    path.write_bytes(pickle.dumps(Payload(marker), protocol=2))
-    with pytest.raises(ConfigError, match="run code"):
-        weights.read_file(path)
-    assert not marker.exists()
-    pickle.loads(path.read_bytes())
-    assert marker.is_dir()
-
-
-def test_the_variable_that_would_let_files_run_code_is_refused(tmp_path, monkeypatch):
-    path = tmp_path / "model.pt"
-    torch.save(STATE, path)
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    with pytest.raises(ConfigError, match=r"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD.*run code.*unset"):
-        weights.read_file(path)
-
-
-def file_bytes(suffix):
+def saved() -> bytes:
     buffer = io.BytesIO()
-    if suffix == ".safetensors":
-        return safetensors.torch.save(STATE)
-    torch.save({"state_dict": STATE}, buffer, _use_new_zipfile_serialization=suffix == ".pt")
+    torch.save({"state_dict": STATE}, buffer)
     return buffer.getvalue()
 
 
-BYTES = {suffix: file_bytes(suffix) for suffix in (".pt", ".th", ".safetensors")}
+def architecture(name="tiny"):
+    expected = Input(size=32, channels=3, mean=(0.4,) * 3, std=(0.2,) * 3)
+    return Architecture(name, lambda channels, classes, size: nn.Identity(), {}, expected)
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@given(suffix=st.sampled_from(sorted(BYTES)), data=st.data())
-def test_a_truncated_file_is_refused(tmp_path_factory, suffix, data):
-    content = BYTES[suffix]
-    path = tmp_path_factory.getbasetemp() / f"truncated{suffix}"
-    path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
-    # The name of a class may be cut short, and then reads like that of a foreign one.
-    message = r"truncated.*(damaged or no weights file.*fetch it again|holds more than tensors)"
-    with pytest.raises(ConfigError, match=message):
-        weights.read_file(path)
+CONTENT = saved()
+SUM = hashlib.sha256(CONTENT).hexdigest()
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@given(suffix=st.sampled_from(sorted(BYTES)), data=st.data())
-def test_a_flipped_bit_gives_weights_or_a_sentence(tmp_path_factory, suffix, data):
-    content = bytearray(BYTES[suffix])
-    place = data.draw(st.integers(0, len(content) - 1))
-    content[place] ^= 1 << data.draw(st.integers(0, 7))
-    path = tmp_path_factory.getbasetemp() / f"flipped{suffix}"
-    path.write_bytes(content)
-    # Anything else that is raised fails the test.
-    with contextlib.suppress(ConfigError):
-        weights.read_file(path)
+def same(checkpoint):
+    assert list(checkpoint.tensors) == list(STATE)
+    assert all(torch.equal(checkpoint.tensors[name], STATE[name]) for name in STATE)
 
 
-@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><html>not found</html>", b"\0" * 64])
-@pytest.mark.parametrize("suffix", [".pt", ".ckpt", ".safetensors"])
-def test_what_is_no_weights_file_is_refused(tmp_path, content, suffix):
-    path = tmp_path / f"page{suffix}"
-    path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"page.*damaged or no weights file.*fetch it again"):
-        weights.read_file(path)
+@pytest.fixture(autouse=True)
+def _no_offline_folder(monkeypatch):
+    monkeypatch.delenv("WARMSTART_WEIGHTS", raising=False)
 
 
-@pytest.mark.parametrize("content", [{}, {"epoch": 3, "lr": [0.1]}, [1, 2], torch.zeros(3)])
-def test_a_file_without_named_tensors_is_refused(tmp_path, content):
-    path = tmp_path / "empty.pt"
-    torch.save(content, path)
-    with pytest.raises(ConfigError, match=r"empty\.pt holds no tensors by name.*state_dict"):
-        weights.read_file(path)
+@pytest.fixture
+def resolve(tmp_path):
+    def resolve(name, model="tiny"):
+        return weights.resolve(str(name), architecture(model), store=tmp_path / "store")
+
+    return resolve
 
 
-def test_a_dict_that_holds_itself_ends(tmp_path):
-    content = {"state_dict": STATE}
-    content["self"] = content
-    path = tmp_path / "loop.pt"
-    torch.save(content, path)
-    same(weights.read_file(path))
+@pytest.fixture
+def server():
+    with serve() as running:
+        yield running
 
 
-def test_an_unknown_suffix_is_refused(tmp_path):
-    path = tmp_path / "model.h5"
-    path.write_bytes(b"x")
-    with pytest.raises(ConfigError, match=r"model\.h5.*'\.h5'.*\.safetensors"):
-        weights.read_file(path)
-
-
-@pytest.mark.parametrize("name", ["missing.pt", "missing.safetensors", "some/where"])
-def test_a_missing_file_is_named(tmp_path, monkeypatch, name):
+@pytest.mark.parametrize("name", ["missing.pt", "missing.safetensors", "missing.pth.tar", "a/b"])
+def test_a_missing_file_is_named_with_the_other_forms(resolve, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        ConfigError, match=r"init\.weights.*no such file.*torchvision.*source:"
-    ) as error:
-        weights.resolve(name, small_cnn())
+    with pytest.raises(ConfigError, match=r"init\.weights.*no such file") as error:
+        resolve(name)
     assert repr(name) in str(error.value)
+    forms = ("#sha256=", "hf:OWNER/REPOSITORY", "run:KEY", "source:NAME", "torchvision", "timm")
+    assert all(form in str(error.value) for form in forms)
 
 
-def test_a_folder_is_no_weights_file(tmp_path):
+def test_a_folder_is_no_weights_file(resolve, tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
-        weights.resolve(str(tmp_path), small_cnn())
+        resolve(tmp_path)
 
 
-def test_a_file_without_an_input_takes_the_architectures(tmp_path):
+def test_an_unknown_suffix_is_refused_before_it_is_read(resolve, tmp_path):
+    (tmp_path / "model.h5").write_bytes(b"x")
+    with pytest.raises(ConfigError, match=r"model\.h5.*'\.h5'.*\.safetensors"):
+        resolve(tmp_path / "model.h5")
+
+
+def test_a_file_without_an_input_takes_the_architectures(resolve, tmp_path):
     path = tmp_path / "model.safetensors"
     safetensors.torch.save_file(STATE, path)
-    architecture = cifar_resnet()
-    resolved = weights.resolve(str(path), architecture)
-    assert resolved.input == architecture.input
+    resolved = resolve(path)
+    assert resolved.input == architecture().input
+    assert resolved.classes is None
     assert resolved.origin == "model.safetensors"
     assert resolved.digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert resolved.read().keys() == STATE.keys()
+    assert resolved.read().tensors.keys() == STATE.keys()
 
 
-def test_our_own_files_carry_their_input(tmp_path):
+def test_our_own_files_carry_their_input_and_classes(resolve, tmp_path):
     path = tmp_path / "best.safetensors"
     # A view that is not contiguous, and a parameter with a gradient: what a model may hold.
     state = {**STATE, "t.weight": torch.arange(6.0).reshape(2, 3).t().requires_grad_()}
     expected = Input(size=8, channels=1, mean=(0.31,), std=(0.37,))
-    weights.save(path, state, expected, ["a", "b"])
+    weights.save(path, state, expected, ["cat", "dog"])
 
-    resolved = weights.resolve(str(path), cifar_resnet())
+    resolved = resolve(path)
     assert resolved.input == expected
-    assert torch.equal(resolved.read()["t.weight"], state["t.weight"])
+    assert resolved.classes == ("cat", "dog")
+    assert weights.metadata(path) == (expected, ("cat", "dog"))
+    assert torch.equal(resolved.read().tensors["t.weight"], state["t.weight"])
     assert [file.name for file in tmp_path.iterdir()] == ["best.safetensors"]
 
 
-def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
+def test_the_home_folder_is_expanded(resolve, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    torch.save(STATE, tmp_path / "model.pt")
-    same(weights.resolve("~/model.pt", small_cnn()).read())
+    (tmp_path / "model.pt").write_bytes(CONTENT)
+    same(resolve("~/model.pt").read())
 
 
-def test_names_of_torchvision_are_known_without_a_download():
-    resolved = weights.resolve("IMAGENET1K_V1", torchvision_model(name="resnet18"))
-    assert resolved.digest == "resnet18-f37072fd.pth"
-    assert resolved.input.size == 224
+def test_an_unknown_name_is_refused_with_the_nearest(resolve):
+    with pytest.raises(ConfigError, match=r"'IMAGENET1K_V3'.*resnet18 are IMAGENET1K_V1.*mean 'IM"):
+        resolve("IMAGENET1K_V3", "resnet18")
+    with pytest.raises(ConfigError, match=r"tiny are none.*a file.*run:KEY, source:NAME"):
+        resolve("IMAGENET1K_V1")
 
 
-def test_an_unknown_name_is_refused_with_the_nearest():
-    with pytest.raises(ConfigError, match=r"init\.weights.*IMAGENET1K_V3.*mean 'IMAGENET1K_V1'"):
-        weights.resolve("IMAGENET1K_V3", torchvision_model(name="resnet18"))
-    with pytest.raises(ConfigError, match=r"init\.weights.*'IMAGENET1K_V1'.*a file.*source:NAME"):
-        weights.resolve("IMAGENET1K_V1", small_cnn())
+@pytest.mark.parametrize("fragment", ["sha256={}", "{}", "sha256:{}"])
+def test_a_file_is_fetched_from_its_address_once(resolve, server, tmp_path, fragment):
+    server.pages["/models/net.pth?download=1"] = Page(CONTENT)
+    url = f"{server.url}/models/net.pth?download=1"
+    resolved = resolve(f"{url}#{fragment.format(SUM.upper())}")
+    assert (resolved.origin, resolved.digest) == (url, SUM)
+    assert (resolved.input, resolved.classes) == (architecture().input, None)
+    assert not server.fetched  # nothing before it is read
+    assert not (tmp_path / "store").exists()
+
+    same(resolved.read())
+    same(resolve(f"{url}#{SUM}").read())
+    # The same file at another address, under another name.
+    same(resolve(f"https://elsewhere.invalid/other.pt#{SUM}").read())
+    assert server.fetched.total() == 1
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A torch hub folder of the test, on a machine without a network."""
-
-    def no_network(*args, **kwargs):
-        raise URLError("no network")
-
-    monkeypatch.setattr(torch.hub, "urlopen", no_network)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    return tmp_path / "hub" / "checkpoints"
+def test_eight_that_ask_at_once_fetch_once(resolve, server):
+    server.pages["/net.pth"] = Page(CONTENT, delay_seconds=0.2)
+    resolved = resolve(f"{server.url}/net.pth#{SUM}")
+    with ThreadPoolExecutor(8) as pool:
+        for checkpoint in [pool.submit(resolved.read) for _ in range(8)]:
+            same(checkpoint.result())
+    assert server.fetched.total() == 1
 
 
-def test_weights_that_cannot_be_fetched_say_where_to_put_them(hub):
+def left_over(tmp_path):
+    """Return the files in the store, without the empty ones that are locked."""
+    return [path for path in (tmp_path / "store").rglob("*") if path.suffix != ".lock"]
+
+
+def test_another_sum_is_refused(resolve, server, tmp_path):
+    server.pages["/net.pth"] = Page(CONTENT)
+    with pytest.raises(ConfigError, match=rf"net\.pth has the SHA-256 sum {SUM}, but 0{{64}} was"):
+        resolve(f"{server.url}/net.pth#{'0' * 64}").read()
+    assert not left_over(tmp_path)
+
+
+def test_an_address_without_a_sum_is_refused_with_how_to_add_it(resolve):
+    for name in (
+        "https://host/net.pth",
+        "https://host/net.pth#sha256=12ab",
+        "http://host/net.pth#",
+    ):
+        with pytest.raises(
+            ConfigError, match=r"without the SHA-256.*net\.pth#sha256=SUM.*sha256su"
+        ):
+            resolve(name)
+
+
+@pytest.mark.parametrize("name", ["file:///net.pth", "ftp://host/net.pth", "s3://bucket/net.pth"])
+def test_other_protocols_are_refused(resolve, name):
+    with pytest.raises(ConfigError, match=rf"{name}.*http\(s\).*a file"):
+        resolve(f"{name}#{SUM}")
+
+
+def test_an_address_of_no_weights_file_is_refused(resolve):
+    with pytest.raises(ConfigError, match=r"'page\.html'.*'\.html'"):
+        resolve(f"https://host/page.html#{SUM}")
+
+
+def test_a_file_that_is_not_there_is_said(resolve, server, tmp_path):
+    with pytest.raises(ConfigError, match=r"gone\.pth does not exist.*404.*check the address"):
+        resolve(f"{server.url}/gone.pth#{SUM}").read()
+    assert not left_over(tmp_path)
+
+
+def unused_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def test_without_a_network_the_file_and_its_place_are_named(resolve, tmp_path, monkeypatch):
+    url = f"http://127.0.0.1:{unused_port()}/a/net.pth"
+    message = rf"{re.escape(url)} could not be fetched.*refused.*put it as net\.pth into "
+    with pytest.raises(ConfigError, match=rf"{message}a folder that.*WARMSTART_WEIGHTS names"):
+        resolve(f"{url}#{SUM}").read()
+    offline = tmp_path / "offline"
+    offline.mkdir()
+    monkeypatch.setenv("WARMSTART_WEIGHTS", str(offline))
+    with pytest.raises(ConfigError, match=message + re.escape(str(offline))):
+        resolve(f"{url}#{SUM}").read()
+    # What the message says helps.
+    (offline / "net.pth").write_bytes(CONTENT)
+    same(resolve(f"{url}#{SUM}").read())
+
+
+def test_a_server_that_does_not_answer_is_given_up(resolve, server, monkeypatch):
+    monkeypatch.setattr(download, "ANSWER_SECONDS", 0.2)
+    server.pages["/net.pth"] = Page(CONTENT, delay_seconds=2)
+    start = time.monotonic()
+    with pytest.raises(ConfigError, match=r"net\.pth could not be fetched \(.*put it as"):
+        resolve(f"{server.url}/net.pth#{SUM}").read()
+    assert time.monotonic() - start < 1.5
+
+
+def test_a_name_that_is_looked_up_for_ever_is_given_up(monkeypatch):
+    monkeypatch.setattr(download, "ANSWER_SECONDS", 0.1)
+    with pytest.raises(TimeoutError, match=r"no answer within 0\.1 seconds"):
+        download.within(lambda: time.sleep(1))
+
+
+@pytest.mark.parametrize("status", [403, 500, 503])
+def test_an_error_of_the_server_is_passed_on(resolve, server, status):
+    server.pages["/net.pth"] = Page(status=status)
     with pytest.raises(
-        ConfigError, match=r"no network.*resnet18-f37072fd\.pth.*init\.weights=FILE"
-    ) as error:
-        weights.read_torchvision("resnet18", "IMAGENET1K_V1")
-    assert str(hub) in str(error.value)
+        ConfigError, match=rf"could not be fetched \(HTTP Error {status}.*put it as"
+    ):
+        resolve(f"{server.url}/net.pth#{SUM}").read()
 
 
-def test_published_weights_are_taken_from_the_hub_folder(hub):
-    torch.save(STATE, hub / "resnet18-f37072fd.pth")
-    same(weights.read_torchvision("resnet18", "IMAGENET1K_V1"))
+def test_a_connection_that_breaks_leaves_nothing(resolve, server, tmp_path):
+    broken = Page(CONTENT[:100], headers={"Content-Length": str(len(CONTENT))})
+    server.pages["/net.pth"] = broken
+    with pytest.raises(ConfigError, match=rf"ended after 100 of {len(CONTENT)} bytes"):
+        resolve(f"{server.url}/net.pth#{SUM}").read()
+    assert not left_over(tmp_path)
+    server.pages["/net.pth"] = Page(CONTENT)
+    same(resolve(f"{server.url}/net.pth#{SUM}").read())
 
 
-def test_damaged_published_weights_are_named(hub):
-    (hub / "resnet18-f37072fd.pth").write_bytes(b"not a checkpoint")
-    with pytest.raises(ConfigError, match=r"damaged.*delete .*resnet18-f37072fd\.pth"):
-        weights.read_torchvision("resnet18", "IMAGENET1K_V1")
+def test_the_offline_folder_is_looked_at_first(resolve, server, tmp_path, monkeypatch):
+    server.pages["/net.pth"] = Page(CONTENT)
+    monkeypatch.setenv("WARMSTART_WEIGHTS", str(tmp_path))
+    (tmp_path / "net.pth").write_bytes(CONTENT)
+    same(resolve(f"{server.url}/net.pth#{SUM}").read())
+    assert not server.fetched
+    (tmp_path / "net.pth").write_bytes(CONTENT[:-1] + b"\0\0")
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/net\.pth is damaged.*{SUM}.*delete it"):
+        resolve(f"{server.url}/net.pth#{SUM}").read()
 
 
-def test_published_weights_with_code_are_not_run(hub, tmp_path):
-    marker = tmp_path / "marker"
-    torch.save({**STATE, "extra": Payload(marker)}, hub / "resnet18-f37072fd.pth")
-    with pytest.raises(ConfigError):
-        weights.read_torchvision("resnet18", "IMAGENET1K_V1")
-    assert not marker.exists()
+def test_an_offline_folder_that_is_not_there_is_an_error(resolve, tmp_path, monkeypatch):
+    (tmp_path / "model.pt").write_bytes(CONTENT)
+    monkeypatch.setenv("WARMSTART_WEIGHTS", str(tmp_path / "typo"))
+    with pytest.raises(ConfigError, match=r"WARMSTART_WEIGHTS is '.*typo'.*no such folder"):
+        resolve(tmp_path / "model.pt")

@@ -105,7 +105,7 @@ def _record(key: str, arm: str, size: int | None, seed: int, value: float | str)
             "steps": STEPS,
             "data": {"name": "digits", "per_class": size},
             "init": {"_target_": f"warmstart.models.init.{init}"}
-            | ({"scheme": "kaiming"} if init == "scratch" else {}),
+            | ({"scheme": "kaiming_normal"} if init == "scratch" else {}),
             "strategy": {"phases": [{"start": 0.0, "groups": 1 if strategy[0] == "l" else "all"}]},
             "optimizer": {"name": "sgd", "lr": lr, "momentum": 0.9, "weight_decay": 5e-4},
         },

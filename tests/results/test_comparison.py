@@ -145,7 +145,7 @@ def test_config_differences_leave_out_seed_size_and_what_is_equal(tmp_path):
     comparison = compared(tmp_path, {(a, s): BASE for a in ("scratch", "probe") for s in (1, 2)})
     assert dict(comparison.config_differences()) == {
         "init._target_": ["warmstart.models.init.scratch", "warmstart.models.init.pretrained"],
-        "init.scheme": ["kaiming", "not set"],
+        "init.scheme": ["kaiming_normal", "not set"],
         "init.weights": ["not set", "source:glyphs"],
         "optimizer.lr": ["0.05", "0.1"],
         "strategy.phases.0.groups": ["all", "1"],

@@ -33,6 +33,14 @@ def test_linear_probe():
 
 def test_partial():
     assert partial(groups=5, steps=100, top=2) == [Phase(0, 2)]
+    assert partial(groups=5, steps=100, top=5) == [Phase(0, 5)]
+
+
+def test_partial_with_the_first_groups_frozen():
+    assert partial(groups=5, steps=100, frozen=1) == [Phase(0, 4)]
+    assert partial(groups=5, steps=100, frozen=4, group_decay=0.5, batchnorm="train") == [
+        Phase(0, 1, 1.0, 0.5, "train")
+    ]
 
 
 def test_gradual():
@@ -102,6 +110,11 @@ def test_active():
 def test_zero_steps_evaluate_the_initialization():
     assert full(groups=3, steps=0) == [Phase(0, 3)]
     assert linear_probe(groups=3, steps=0) == [Phase(0, 1)]
+    # Of several phases the first one alone.
+    assert gradual(groups=3, steps=0) == [Phase(0, 1)]
+    assert lp_ft(groups=3, steps=0) == [Phase(0, 1)]
+    phases = [{"groups": 2}, {"start": 0.5}, {"start": 0.7, "groups": 1}]
+    assert listed(groups=3, steps=0, phases=phases) == [Phase(0, 2)]
 
 
 WRONG = [
@@ -117,7 +130,12 @@ WRONG = [
     ),
     # A run too short for its phases.
     (lambda: gradual(groups=5, steps=4), ["not after phase", "more steps"]),
-    (lambda: lp_ft(groups=5, steps=0), ["not after phase 0", "more steps"]),
+    (lambda: lp_ft(groups=5, steps=1), ["not after phase 0", "more steps"]),
+    # A later phase is looked at in a run of 0 steps too.
+    (
+        lambda: listed(groups=3, steps=0, phases=[{}, {"start": 0.5, "groups": 4}]),
+        ["top 4 groups", "model has 3"],
+    ),
     (
         lambda: listed(groups=3, steps=10, phases=[{}, {"start": 0.5}, {"start": 0.4}]),
         ["phase 2", "step 4", "step 5"],
@@ -140,6 +158,26 @@ WRONG = [
     (lambda: partial(groups=5, steps=10, top=-1), ["trains -1 groups"]),
     (lambda: partial(groups=5, steps=10, top=1.5), ["trains 1.5 groups", "1 to 5"]),
     (lambda: partial(groups=5, steps=10, top=True), ["trains True groups", "1 to 5"]),
+    (
+        lambda: partial(groups=5, steps=10),
+        ["strategy.top is None and strategy.frozen is None", "exactly one", "5 groups"],
+    ),
+    (
+        lambda: partial(groups=5, steps=10, top=2, frozen=3),
+        ["strategy.top is 2 and strategy.frozen is 3", "exactly one", "strategy.top=null"],
+    ),
+    (
+        lambda: partial(groups=5, steps=10, frozen=5),
+        ["strategy.frozen is 5", "1 to 4", "5 groups"],
+    ),
+    (
+        lambda: partial(groups=5, steps=10, frozen=0),
+        ["strategy.frozen is 0", "1 to 4", "strategy=full"],
+    ),
+    (lambda: partial(groups=5, steps=10, frozen=-1), ["strategy.frozen is -1", "1 to 4"]),
+    (lambda: partial(groups=5, steps=10, frozen=1.5), ["strategy.frozen is 1.5", "1 to 4"]),
+    (lambda: partial(groups=5, steps=10, frozen=True), ["strategy.frozen is True", "1 to 4"]),
+    (lambda: partial(groups=5, steps=10, frozen="2"), ["strategy.frozen is '2'", "1 to 4"]),
     (lambda: listed(groups=2, steps=10, phases=[{"groups": "most"}]), ["'most'", "1 to 2"]),
     # Rates.
     (lambda: full(groups=2, steps=10, group_decay=0), ["strategy.group_decay is 0", "(0, 1]"]),
@@ -212,5 +250,8 @@ def test_gradual_runs_every_phase_or_is_refused(groups, steps, all_by):
     assert starts == sorted(set(starts))
     assert starts[0] == 0
     assert starts[-1] < max(steps, 1)
+    if steps == 0:
+        assert [phase.groups for phase in phases] == [1]
+        return
     assert [phase.groups for phase in phases] == list(range(1, groups + 1))
     assert starts[-1] == (round(all_by * steps) if groups > 1 else 0)

@@ -20,8 +20,13 @@ class CsvLog:
     """
 
     def __init__(self, *, folder: Path, name: str, labels: dict[str, Any]) -> None:
-        self._path = folder / "metrics.csv"
+        self._path = Path(self.destination(folder))
         self._written = time.monotonic()
+
+    @staticmethod
+    def destination(folder: Path) -> str:
+        """Return where the rows of the run in `folder` go, in words."""
+        return str(folder / "metrics.csv")
 
     def log(self, rows: dict[str, list[Row]]) -> None:
         if time.monotonic() - self._written >= _SECONDS_BETWEEN_WRITES:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from torch import nn
 
 from warmstart.errors import ConfigError
 from warmstart.models.layers import LayerGroup
@@ -39,7 +41,7 @@ class PhaseSchedule(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classification)
-        self._apply(pl_module, pl_module.first_step)
+        self.apply(pl_module, pl_module.first_step)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -47,15 +49,20 @@ class PhaseSchedule(pl.Callback):
         assert isinstance(pl_module, Classification)
         step = pl_module.first_step + batch_idx
         if step in self.starts:
-            self._apply(pl_module, step)
+            self.apply(pl_module, step)
+        self.set_rates(trainer.optimizers[0], step)
+
+    def set_rates(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Write the rates of `step`, which lies in the phase that was applied last."""
         factor = self.schedule(step)
-        for parameters in trainer.optimizers[0].param_groups:
+        for parameters in optimizer.param_groups:
             parameters["lr"] = self.rates[parameters["layer_group"]] * factor
 
-    def _apply(self, task: Classification, step: int) -> None:
+    def apply(self, module: nn.Module, step: int) -> None:
+        """Freeze, unfreeze and set modes as in `step`; `module` holds the layer groups."""
         phase = active(self.phases, step)
         self.rates = phase.rates(self.lr, len(self.groups))
-        task.train()
+        module.train()
         for group, eval_mode in zip(
             self.groups, batchnorm_eval(phase, len(self.groups)), strict=True
         ):

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from warmstart.callbacks import checkpoint
+from warmstart.callbacks.proof import FreezeProof
 from warmstart.errors import RunError
 from warmstart.task import Classification, means
 
@@ -39,6 +40,7 @@ class Recorder(pl.Callback):
         steps: Of the whole run.
         log_every: Steps between two rows of the training curve.
         checkpoint_seconds: Least time between two checkpoints.
+        proof: Whose state a checkpoint holds.
         loggers: Mirrors of the rows.
         progress: Called with the number of finished steps.
         resume: The state of a checkpoint.
@@ -51,6 +53,7 @@ class Recorder(pl.Callback):
         steps: int,
         log_every: int,
         checkpoint_seconds: float,
+        proof: FreezeProof,
         loggers: Sequence[Logger] = (),
         progress: Callable[[int], None] = lambda step: None,
         resume: dict[str, Any] | None = None,
@@ -59,6 +62,7 @@ class Recorder(pl.Callback):
         self.steps = steps
         self.log_every = log_every
         self.checkpoint_seconds = checkpoint_seconds
+        self.proof = proof
         self.loggers = loggers
         self.progress = progress
         self.done = 0
@@ -146,6 +150,7 @@ class Recorder(pl.Callback):
             "best": self.best,
             "seconds": self.seconds,
             "window": task.train_sums.cpu(),
+            "proof": self.proof.state(),
         }
         checkpoint.save(self.folder, self.done, state)
         self._saved = time.monotonic()

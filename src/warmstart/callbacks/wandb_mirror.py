@@ -67,6 +67,19 @@ class WandbMirror:
             for split in self._sent:
                 self._run.define_metric(f"{split}/*", step_metric=f"{split}/step")
 
+    @staticmethod
+    def destination(
+        folder: Path,
+        *,
+        project: str = "warmstart",
+        entity: str | None = None,
+        mode: str | None = None,
+    ) -> str:
+        """Return where the rows of the run in `folder` go, in words; the options as above."""
+        place = f"{entity}/{project}" if entity else project
+        mode = mode or os.environ.get("WANDB_MODE") or "online if logged in, else offline"
+        return f"Weights & Biases, project {place} ({mode})"
+
     def log(self, rows: dict[str, list[Row]]) -> None:
         with self._guard():
             for split, entries in rows.items():

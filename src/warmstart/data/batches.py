@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from warmstart.data.images import Images, Split
+from warmstart.errors import ConfigError
 from warmstart.models.architecture import Input
 from warmstart.randomness import torch_generator
 
@@ -169,6 +171,39 @@ def input_of(images: Images) -> Input:
     height, width = images.size
     size = height if height == width else None
     return Input(size, images.channels, tuple(mean.tolist()), tuple(std.tolist()))
+
+
+def with_channels(wanted: Input, channels: int | None, *, given: int) -> Input:
+    """Return the input with another number of channels; None keeps those of `wanted`.
+
+    Mean and deviation are averaged for one channel, and repeated in turn for more.
+
+    Args:
+        wanted: What the weights or the data expect.
+        channels: ``model.channels``.
+        given: Channels of the images.
+
+    Raises:
+        ConfigError: The images cannot be brought to so many channels.
+    """
+    count = wanted.channels if channels is None else channels
+    if isinstance(count, bool) or not isinstance(count, int) or count not in {1, 3, given}:
+        raise ConfigError(
+            f"model.channels is {count!r}, but the images have {given}; give "
+            f"{' or '.join(map(str, sorted({1, 3, given})))}"
+        )
+    if count == wanted.channels:
+        return wanted
+    pick = _average if count == 1 else functools.partial(_repeat, count)
+    return Input(wanted.size, count, pick(wanted.mean), pick(wanted.std))
+
+
+def _average(values: Sequence[float]) -> tuple[float, ...]:
+    return (sum(values) / len(values),)
+
+
+def _repeat(count: int, values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(values[index % len(values)] for index in range(count))
 
 
 class Preprocess(nn.Module):

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from warmstart.errors import ConfigError
 from warmstart.models.architecture import Architecture, Input
-from warmstart.models.layers import at_granularity
+from warmstart.models.grouping import check_granularity, layout
+from warmstart.models.layers import Layout
+from warmstart.models.trace import trace
 
 # The published weights of this family were trained with ImageNet's statistics.
 _INPUT = Input(size=32, channels=3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -38,16 +40,20 @@ def cifar_resnet(*, depth: int = 20, granularity: str = "stage") -> Architecture
             f"model.depth is {depth!r}, but must be 6n + 2, for example 20, 32, 44, 56 or 110"
         )
     blocks = (depth - 2) // 6
-    stages = {f"layer{i}": [f"layer{i}"] for i in (1, 2, 3)}
-    singles = {f"layer{i}.{j}": [f"layer{i}.{j}"] for i in (1, 2, 3) for j in range(blocks)}
-    stem, head = {"stem": ["conv1", "bn1"]}, {"head": ["linear"]}
-    layouts = {"stage": stem | stages | head, "block": stem | singles | head}
+    check_granularity(granularity)
     return Architecture(
         name=f"resnet{depth}",
         build=functools.partial(_CifarResNet, blocks),
-        layout=at_granularity(granularity, layouts),
+        layout=_layout(blocks, granularity),
         input=_INPUT,
     )
+
+
+@functools.lru_cache
+def _layout(blocks: int, granularity: str) -> Layout:
+    with torch.random.fork_rng(devices=[]):
+        model = _CifarResNet(blocks, 3, 2, None)
+    return layout(model, ["linear"], trace(model, size=32), granularity=granularity)
 
 
 class _Block(nn.Module):

@@ -1,20 +1,20 @@
-"""What the weights are before step 0."""
+"""The options of ``init=``: what the weights are before step 0."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase as Norm
+from collections.abc import Sequence
+from pathlib import Path
 
 from warmstart.errors import ConfigError, choose
-from warmstart.randomness import derive
+from warmstart.models.layers import LayerGroup
+from warmstart.models.schemes import check_scheme
+from warmstart.models.transfer import Take, taken
 
-SCHEMES = ("default", "kaiming", "xavier")
+_HEADS = ("fresh", "zero", "class_means")
+_FIRST_LAYERS = ("scheme", "gabor")
+_STATISTICS = ("own", "data")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,151 +22,116 @@ class Scratch:
     """Fresh weights everywhere.
 
     Attributes:
-        scheme: ``default`` (what torch's layers do themselves), ``kaiming`` (normal, fan-out, for
-            ReLU; He et al., Delving Deep into Rectifiers, ICCV 2015, eq. 10 and 14) or ``xavier``
-            (uniform; Glorot and Bengio, AISTATS 2010, eq. 16). Linear layers under ``kaiming`` keep
-            unit variance (no ReLU follows the head); biases are zero under the latter two.
+        scheme: One of `warmstart.models.schemes.SCHEMES`.
+        fan: ``in`` or ``out``, for the schemes of He et al.; None is their usual one.
+        zero_gamma: The last norm of each residual block starts at 0 (Goyal et al. 2017, 5.1).
+        first_layer: ``scheme``, or ``gabor`` for designed edges and colour blobs.
+        lsuv: Scale each layer to outputs of variance 1 on the first batch (Mishkin and Matas,
+            All you need is a good init, ICLR 2016, algorithm 1; with ``scheme=orthogonal``).
+        statistics: BatchNorm's running statistics at step 0: ``own`` (none), or ``data``, those of
+            the training images, so that fresh groups can be frozen.
+        head: ``fresh``, ``zero``, or ``class_means`` (see `calibration.class_means`).
     """
 
-    scheme: str = "kaiming"
+    scheme: str = "kaiming_normal"
+    fan: str | None = None
+    zero_gamma: bool = False
+    first_layer: str = "scheme"
+    lsuv: bool = False
+    statistics: str = "own"
+    head: str = "fresh"
 
     def __post_init__(self) -> None:
-        if self.scheme not in SCHEMES:
-            raise choose("init.scheme", self.scheme, SCHEMES)
+        check_scheme(self.scheme, self.fan)
+        _check("first_layer", self.first_layer, _FIRST_LAYERS)
+        _check("statistics", self.statistics, _STATISTICS)
+        _check("head", self.head, _HEADS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """Loaded weights under a fresh head.
+    """Loaded weights under a head of the run's own.
 
     Attributes:
-        weights: A file, the name of one of torchvision's weights, or ``source:NAME``; None takes
-            the model's own default.
-        head: ``fresh`` (torch's default initialization) or ``copy``, for weights of the same task.
+        weights: A file, a published name, a URL with its sum, ``run:KEY`` or ``source:NAME``; None
+            takes the model's own (``model.weights``).
+        groups: Which layer groups are taken over, as the end of a Python slice: -1 is all but the
+            head, 3 the first three, -2 all but the last two.
+        values: ``exact``; ``permuted`` within each tensor; or ``mean_var``, fresh normal numbers of
+            each tensor's mean and deviation (Raghu et al., Transfusion, NeurIPS 2019, section 4).
+        head: ``fresh``, ``zero``, ``copy`` (of classes with the same name), or ``class_means``.
+        scheme: Of what is not taken over; ``fan`` as in `Scratch`.
+        statistics: BatchNorm's running statistics: ``own`` (the weights'), or ``data``.
+        allow_partial: Take what fits of weights that do not fit as a whole.
     """
 
     weights: str | None = None
+    groups: int = -1
+    values: str = "exact"
     head: str = "fresh"
+    scheme: str = "default"
+    fan: str | None = None
+    statistics: str = "own"
+    allow_partial: bool = False
 
     def __post_init__(self) -> None:
-        if self.head not in ("fresh", "copy"):
-            raise choose("init.head", self.head, ("fresh", "copy"))
+        check_scheme(self.scheme, self.fan)
+        _check("statistics", self.statistics, _STATISTICS)
+        _ = self.take  # which checks the rest
+
+    @property
+    def take(self) -> Take:
+        """What to take over of the weights."""
+        return Take(self.groups, self.head, self.values, self.allow_partial)
 
 
 @dataclasses.dataclass(frozen=True)
-class LoadReport:
-    """What became of each tensor of the model and of the file.
+class Autoencoder:
+    """Fresh weights, then greedy layer-wise pretraining without labels (see `autoencoder`).
 
     Attributes:
-        matched: Names of the tensors that were loaded.
-        fresh: Name to reason, for each tensor that was initialized instead.
-        unused: Names in the file that the model has no place for.
+        scheme: Before the pretraining; ``fan`` as in `Scratch`.
+        steps_per_group: Batches that each layer group below the head is trained on.
+        lr: Of the pretraining.
+        unlabelled: A folder of images to pretrain on; None takes the run's training images.
+        head: As in `Scratch`.
     """
 
-    matched: tuple[str, ...]
-    fresh: dict[str, str]
-    unused: tuple[str, ...]
+    scheme: str = "kaiming_normal"
+    fan: str | None = None
+    steps_per_group: int = 200
+    lr: float = 0.001
+    unlabelled: Path | None = None
+    head: str = "fresh"
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the plain form for the record."""
-        return {"matched": len(self.matched), "fresh": self.fresh, "unused": list(self.unused)}
-
-    def __str__(self) -> str:
-        reasons = "; ".join(f"{name} ({reason})" for name, reason in self.fresh.items())
-        text = f"{len(self.matched)} tensors loaded"
-        if self.fresh:
-            text += f", {len(self.fresh)} initialized: {reasons}"
-        if self.unused:
-            text += f"; {len(self.unused)} in the file not used: {', '.join(self.unused[:6])}"
-            text += ", ..." if len(self.unused) > 6 else ""
-        return text
-
-
-def initialize(model: nn.Module, *, scheme: str, seed: int) -> None:
-    """Initialize every layer of `model` in place.
-
-    A layer's numbers depend on the seed and its own name only, so another head, or one more
-    layer, changes nothing elsewhere.
-    """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        for name, module in model.named_modules():
-            if not any(True for _ in module.parameters(recurse=False)):
-                continue
-            torch.default_generator.manual_seed(derive(seed, "init", name))
-            if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) and scheme != "default":
-                _initialize_layer(module, scheme)
-            elif hasattr(module, "reset_parameters"):
-                module.reset_parameters()
-            elif not isinstance(module, Norm):
-                raise ConfigError(
-                    f"the layer {name} of type {type(module).__name__} has no initialization"
-                )
+    def __post_init__(self) -> None:
+        check_scheme(self.scheme, self.fan)
+        _check("head", self.head, _HEADS)
+        if self.steps_per_group < 1:
+            raise ConfigError(
+                f"init.steps_per_group is {self.steps_per_group}, but must be at least 1"
+            )
+        if not 0 < self.lr < math.inf:
+            raise ConfigError(f"init.lr is {self.lr}, but must be a number above 0")
 
 
-def _initialize_layer(layer: nn.Module, scheme: str) -> None:
-    weight, bias = layer.weight, layer.bias
-    assert isinstance(weight, Tensor)
-    if scheme == "xavier":
-        nn.init.xavier_uniform_(weight)
-    elif isinstance(layer, nn.Linear):
-        nn.init.normal_(weight, std=1 / math.sqrt(weight.shape[1]))
-    else:
-        nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
-    if isinstance(bias, Tensor):
-        nn.init.zeros_(bias)
+Init = Scratch | Pretrained | Autoencoder
 
 
-def load(
-    model: nn.Module, state: Mapping[str, Tensor], *, head: str, keep_head: bool, origin: str
-) -> LoadReport:
-    """Copy the tensors of `state` into `model`, in place, and say what became of each.
-
-    Args:
-        model: Already initialized: what is not loaded stays as it is.
-        state: Tensor names without wrappers' prefixes.
-        head: Path of the classifier.
-        keep_head: Take over the classifier too.
-        origin: The name of the weights, for messages.
+def known_statistics(init: Init, groups: Sequence[LayerGroup]) -> list[str]:
+    """Return the names of the buffers that mean something at step 0, before any training.
 
     Raises:
-        ConfigError: Less than half of the model's tensors below the head are in the file with
-            their shape, or less than half of the file's are used: another architecture.
+        ConfigError: ``init.groups`` is beyond the model.
     """
-    matched, fresh = [], {}
-    own = model.state_dict()
-    for name, tensor in own.items():
-        if name.startswith(f"{head}.") and not keep_head:
-            fresh[name] = "head"
-        elif name not in state:
-            # Older files do not have this counter, and nothing reads it.
-            if not name.endswith("num_batches_tracked"):
-                fresh[name] = "not in the file"
-        elif state[name].shape != tensor.shape:
-            fresh[name] = f"{_shape(state[name])} in the file, {_shape(tensor)} in the model"
-        else:
-            tensor.copy_(state[name])
-            matched.append(name)
-    unused = tuple(name for name in state if name not in own)
-    body = [
-        n for n in own if not n.startswith(f"{head}.") and not n.endswith("num_batches_tracked")
-    ]
-    loaded = len(set(body) & set(matched))
-    offered = [n for n in state if not n.startswith(f"{head}.") and "num_batches" not in n]
-    if loaded < max(1, len(body) / 2, len(offered) / 2):
-        misfits = [f"{name} ({reason})" for name, reason in fresh.items() if reason != "head"]
-        misfits += [f"{name} (not in the model)" for name in unused]
-        raise ConfigError(
-            f"{origin} fits {loaded} of the model's {len(body)} tensors below the head and holds "
-            f"{len(offered)}, e.g. {next(iter(misfits), 'none')}: it is of another architecture; "
-            "name the model that it was trained as, or other weights"
-        )
-    if keep_head and any(name.startswith(f"{head}.") for name in fresh):
-        raise ConfigError(
-            f"init.head=copy, but the head of {origin} does not fit the data's classes; "
-            "use init.head=fresh"
-        )
-    return LoadReport(tuple(matched), fresh, unused)
+    known = len(groups) - 1 if isinstance(init, Autoencoder) else 0
+    if isinstance(init, Pretrained):
+        known = taken(groups, init.groups)
+    if not isinstance(init, Autoencoder) and init.statistics == "data":
+        known = len(groups)
+    return [name for group in groups[:known] for name in group.buffers]
 
 
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
+def _check(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise choose(f"init.{name}", value, allowed)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from warmstart.errors import choose
-
-# Group name -> the module paths that it holds, input first, head last.
+# Group name -> the paths of the modules and single tensors (``pos_embed``) that it holds, input
+# first, head last.
 Layout = Mapping[str, Sequence[str]]
+_T = TypeVar("_T", bound=Tensor)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,7 +26,8 @@ class LayerGroup:
     Attributes:
         index: 0 for the group that touches the input.
         name: For tables, for example ``layer3``.
-        modules: The modules that the group holds, with all their children.
+        modules: The modules that the group holds, with all their children. Single tensors of a
+            larger module may be its own too.
         parameters: Name in the model to parameter.
         buffers: Name in the model to buffer (BatchNorm statistics, for example).
     """
@@ -56,24 +58,29 @@ def layer_groups(model: nn.Module, layout: Layout) -> list[LayerGroup]:
     modules = dict(model.named_modules(remove_duplicate=False))
     groups = []
     for index, (name, paths) in enumerate(layout.items()):
-        absent = [path for path in paths if path not in modules]
+        absent = [p for p in paths if not (p in modules or p in parameters or p in buffers)]
         if absent:
-            raise ValueError(f"the model has no module {absent[0]!r} for group {name}")
+            raise ValueError(f"the model has nothing named {absent[0]!r} for group {name}")
         groups.append(
             LayerGroup(
                 index,
                 name,
-                tuple(modules[path] for path in paths),
-                {key: value for key, value in parameters.items() if _inside(key, paths)},
-                {key: value for key, value in buffers.items() if _inside(key, paths)},
+                tuple(modules[path] for path in paths if path in modules),
+                _within(parameters, paths),
+                _within(buffers, paths),
             )
         )
     _check_partition(groups, {**parameters, **buffers})
     return groups
 
 
-def _inside(name: str, paths: Sequence[str]) -> bool:
-    return any(name.startswith(f"{path}.") for path in paths)
+def _within(tensors: Mapping[str, _T], paths: Sequence[str]) -> dict[str, _T]:
+    """Return the tensors at or under `paths`; one that has two names there under its first."""
+    found: dict[int, tuple[str, _T]] = {}
+    for name, tensor in tensors.items():
+        if any(name == path or name.startswith(f"{path}.") for path in paths):
+            found.setdefault(id(tensor), (name, tensor))
+    return dict(found.values())
 
 
 def _check_partition(groups: list[LayerGroup], tensors: Mapping[str, Tensor]) -> None:
@@ -87,17 +94,6 @@ def _check_partition(groups: list[LayerGroup], tensors: Mapping[str, Tensor]) ->
     lost = sorted(name for name, tensor in tensors.items() if id(tensor) not in owners)
     if lost:
         raise ValueError(f"no layer group holds {', '.join(lost)}")
-
-
-def at_granularity(granularity: str, layouts: Mapping[str, Layout]) -> Layout:
-    """Return the layout for ``model.granularity``.
-
-    Raises:
-        ConfigError: The model has no such granularity.
-    """
-    if granularity not in layouts:
-        raise choose("model.granularity", granularity, layouts)
-    return layouts[granularity]
 
 
 def table(groups: Sequence[LayerGroup]) -> list[dict[str, str | int]]:

@@ -6,11 +6,14 @@ import functools
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from warmstart.errors import ConfigError
 from warmstart.models.architecture import Architecture
-from warmstart.models.layers import at_granularity
+from warmstart.models.grouping import check_granularity, layout
+from warmstart.models.layers import Layout
+from warmstart.models.trace import trace
 
 
 def small_cnn(
@@ -26,7 +29,7 @@ def small_cnn(
 
     Args:
         widths: Output channels of each convolution.
-        granularity: ``stage`` or ``block``; here both give one group per convolution.
+        granularity: ``stage`` (at most 8 groups) or ``block`` (one group per convolution).
 
     Raises:
         ConfigError: `widths` is empty or holds anything but positive whole numbers.
@@ -35,12 +38,19 @@ def small_cnn(
         raise ConfigError(
             f"model.widths is {list(widths)}, but must be positive whole numbers, one per layer"
         )
-    layout = {f"conv{i + 1}": [f"conv{i + 1}"] for i in range(len(widths))} | {"head": ["head"]}
+    check_granularity(granularity)
     return Architecture(
         name="small_cnn",
         build=functools.partial(_build, tuple(widths)),
-        layout=at_granularity(granularity, {"stage": layout, "block": layout}),
+        layout=_layout(tuple(widths), granularity),
     )
+
+
+@functools.lru_cache
+def _layout(widths: tuple[int, ...], granularity: str) -> Layout:
+    with torch.random.fork_rng(devices=[]):
+        model = _build(widths, 3, 2, None)
+    return layout(model, ["head"], trace(model, size=32), granularity=granularity)
 
 
 def _build(widths: tuple[int, ...], channels: int, classes: int, size: int | None) -> nn.Module:

@@ -11,7 +11,7 @@ from warmstart.errors import ConfigError
 from warmstart.store import publish
 
 # Raised by every commit that changes a number in a record; part of every key.
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 
 FILE = "result.json"
 
@@ -38,6 +38,9 @@ class Record:
         groups: One row per layer group, input first: name, parameters, buffers.
         input: What the model sees: size, channels, mean and std.
         init: What the weights were before step 0, and for loaded ones what matched.
+        freeze_proof: One entry per phase: ``phase``, ``first_step``, ``last_step``, ``groups``
+            (each frozen group's SHA-256, equal at the phase's start and end), and
+            ``moving_statistics`` (frozen groups whose BatchNorm statistics moved by choice).
         error: For a failed run, the reason in one sentence.
         environment: Machine, command and paths.
         timing: ``train_seconds``, ``total_seconds``, and ``curves``: for the lists ``train`` and
@@ -58,6 +61,7 @@ class Record:
     groups: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     input: dict[str, Any] = dataclasses.field(default_factory=dict)
     init: dict[str, Any] = dataclasses.field(default_factory=dict)
+    freeze_proof: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     error: str | None = None
     environment: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
     timing: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)

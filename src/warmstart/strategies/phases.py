@@ -63,11 +63,29 @@ def partial(
     *,
     groups: int,
     steps: int,
-    top: int,
+    top: int | None = None,
+    frozen: int | None = None,
     group_decay: float = 1.0,
     batchnorm: str = "eval_frozen",
 ) -> list[Phase]:
-    """Train the `top` groups, head included."""
+    """Train the `top` groups, head included, or all but the first `frozen` ones; give one of both.
+
+    Freezing what was transferred (``frozen=${init.groups}``) is the AnB of Yosinski et al., How
+    transferable are features in deep neural networks?, NIPS 2014.
+    """
+    if (top is None) == (frozen is None):
+        raise ConfigError(
+            f"strategy.top is {top} and strategy.frozen is {frozen}, but exactly one of them must "
+            f"be a number of the model's {groups} groups (strategy.top=null strategy.frozen=1)"
+        )
+    if frozen is not None:
+        if isinstance(frozen, bool) or not isinstance(frozen, int) or not 0 < frozen < groups:
+            raise ConfigError(
+                f"strategy.frozen is {frozen!r}, but must be 1 to {groups - 1} of the model's "
+                f"{groups} groups; with none frozen it is strategy=full"
+            )
+        top = groups - frozen
+    assert top is not None
     return checked([Phase(0, top, 1.0, group_decay, batchnorm)], groups=groups, steps=steps)
 
 
@@ -158,6 +176,8 @@ def listed(
 def checked(phases: list[Phase], *, groups: int, steps: int) -> list[Phase]:
     """Return `phases` if a run of `steps` steps on `groups` groups can execute each of them.
 
+    A run of 0 steps, which only evaluates its initialization, keeps the first phase alone.
+
     Raises:
         ConfigError: For a phase that never starts, or values out of range.
     """
@@ -165,8 +185,10 @@ def checked(phases: list[Phase], *, groups: int, steps: int) -> list[Phase]:
         raise ConfigError(f"the first phase starts at step {phases[0].start}, but must start at 0")
     for index, phase in enumerate(phases):
         _check_values(index, phase, groups)
-        # A run of 0 steps only evaluates its initialization.
-        if phase.start >= max(steps, 1):
+    if steps == 0:
+        return phases[:1]
+    for index, phase in enumerate(phases):
+        if phase.start >= steps:
             raise ConfigError(
                 f"phase {index} starts at step {phase.start}, but the last step is {steps - 1}; "
                 "start it earlier, or make the run longer with steps or epochs"
