@@ -15,6 +15,7 @@ from tiny import write_configs
 from warmstart import Record
 from warmstart.errors import ConfigError
 from warmstart.initial import initial_model
+from warmstart.models.layers import LayerGroup
 from warmstart.plan import Run, prepare
 
 DIGITS = ["steps=3", "data.per_class=4", "batch_size=16", "trainer=cpu"]
@@ -290,10 +291,33 @@ class TestAutoencoder:
         monkeypatch.setattr(autoencoder, "pretrain", counted)
         full = bench.train(*self.WORDS)
         probe = bench.train(*self.WORDS, "strategy=linear_probe")
-        assert len(calls) == 1
+        assert len(calls) == 4, "one for each group"
         assert full.digests["init"] == probe.digests["init"]
         bench.train(*self.WORDS, "seed=1")
-        assert len(calls) == 2
+        assert len(calls) == 8
+
+    def test_a_killed_pretraining_goes_on_with_the_group_it_was_at(
+        self, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from warmstart.models import autoencoder
+
+        real = autoencoder.pretrain
+        groups: list[str] = []
+
+        def dies(*args: object, only: LayerGroup, **named: object) -> object:
+            groups.append(only.name)
+            if groups.count("conv3") == 1 and only.name == "conv3":
+                raise KeyboardInterrupt
+            return real(*args, only=only, **named)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(autoencoder, "pretrain", dies)
+        with pytest.raises(KeyboardInterrupt):
+            bench.train(*self.WORDS)
+        broken = bench.train(*self.WORDS)
+        assert groups == ["conv1", "conv2", "conv3", "conv3", "conv4"]
+        monkeypatch.setattr(autoencoder, "pretrain", real)
+        unbroken = Bench(tmp_path / "other").train(*self.WORDS)
+        assert broken.digests == unbroken.digests
 
     def test_a_folder_without_labels(self, bench: Bench, tmp_path: Path) -> None:
         write_folder(tmp_path / "images", {"deep/down": 3, "up": 2}, shape=(12, 10, 3))

@@ -135,6 +135,8 @@ def _design(
 ) -> list[str]:
     """Apply what a scheme cannot do layer by layer; return the state of each group."""
     words = [init.scheme]
+    if init.first_layer == "gabor":
+        gabor_first_layer(model, groups=groups)
     if init.lsuv or init.zero_gamma:
         x, _ = _Examples(run, run.images.train).batch(0)
         if init.lsuv:
@@ -147,7 +149,6 @@ def _design(
         words.append("data statistics")
     states = [f"fresh ({', '.join(words)})"] * len(groups)
     if init.first_layer == "gabor":
-        gabor_first_layer(model, groups=groups)
         states[0] = "designed (gabor)"
     return states
 
@@ -189,28 +190,29 @@ def _pretrain(
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     folder, key = Path(run.config["store"]) / "autoencoders", digest[:16]
-    if not allow_work and not (folder / key).is_dir():
+    if not allow_work and not (folder / f"{key}-{len(groups) - 2}").is_dir():
         raise Pending("the pretraining without labels has to run first")
+    examples = _Examples(run, split)
+    # An entry for each group: a killed pretraining goes on with the group that it was at.
+    for group in groups[:-1]:
 
-    def make(part: Path) -> None:
-        steps = init.steps_per_group * (len(groups) - 1)
-        _log.info("pretraining without labels comes first, once: %d steps", steps)
-        examples = _Examples(run, split)
-        curves = autoencoder.pretrain(
-            model,
-            groups,
-            lambda step: examples.batch(step)[0],
-            steps=init.steps_per_group,
-            lr=init.lr,
-            seed=run.config["seed"],
-            progress=progress,
-        )
-        body = {name: t for group in groups[:-1] for name, t in _tensors(group).items()}
-        safetensors.torch.save_file(body, part / "weights.safetensors")
-        (part / "losses.json").write_text(json.dumps(curves))
+        def make(part: Path, group: layers.LayerGroup = group) -> None:
+            _log.info("pretraining %s without labels, once", group.name)
+            curves = autoencoder.pretrain(
+                model,
+                groups,
+                lambda step: examples.batch(step)[0],
+                steps=init.steps_per_group,
+                lr=init.lr,
+                seed=run.config["seed"],
+                only=group,
+                progress=progress,
+            )
+            safetensors.torch.save_file(_tensors(group), part / "weights.safetensors")
+            (part / "losses.json").write_text(json.dumps(curves[0]))
 
-    path = once(folder, key, make) / "weights.safetensors"
-    model.load_state_dict(safetensors.torch.load_file(path), strict=False)
+        path = once(folder, f"{key}-{group.index}", make) / "weights.safetensors"
+        model.load_state_dict(safetensors.torch.load_file(path), strict=False)
 
 
 def _tensors(group: layers.LayerGroup) -> dict[str, Tensor]:

@@ -201,7 +201,9 @@ def _activations(run: Run, initial: Initial) -> list[tuple[Any, Any]]:
     channels_last = run.config["trainer"]["channels_last"]
     preprocess = Preprocess(run.input, augment=None, channels_last=channels_last)
     images = preprocess(pixels, uniforms, train=False)
-    found = activation_statistics(initial.model, initial.groups, images)
+    found = activation_statistics(
+        initial.model, initial.groups, images, auxiliary=run.architecture.auxiliary
+    )
     return [(_plain(mean), _plain(std)) for mean, std in found]
 
 

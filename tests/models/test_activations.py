@@ -76,6 +76,23 @@ def test_the_last_executed_module_counts():
     assert [mean for mean, _ in found[3:]] == [4620, 4620]
 
 
+def test_an_auxiliary_classifier_is_not_its_groups_output():
+    class Branched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.auxiliary = diagonal(2.0), nn.Sequential(diagonal(3.0))
+            self.head = diagonal(5.0)
+
+        def forward(self, x):
+            x = self.body(x.flatten(1))
+            return self.head(x), self.auxiliary(x)
+
+    model, x = Branched(), torch.ones(1, 1, 1, 1)
+    groups = layer_groups(model, {"body": ["body", "auxiliary"], "head": ["head"]})
+    found = activation_statistics(model, groups, x, auxiliary=["auxiliary"])
+    assert [mean for mean, _ in found] == [2, 10]
+
+
 @pytest.mark.parametrize("train", [True, False])
 def test_the_model_and_the_random_stream_are_left_alone(train):
     architecture = cifar_resnet(depth=20)

@@ -358,6 +358,22 @@ def test_verdict_without_the_reference(tmp_path):
     assert verdict(comparison).startswith("The reference arm scratch is not among the arms")
 
 
+def test_arms_with_swept_values_are_compared_with_the_reference_of_the_same_values(tmp_path):
+    values = {
+        ("AnB k=1", 5): arm(CLEAR),
+        ("BnB k=1", 5): BASE,
+        ("AnB k=2", 5): BASE,
+        ("BnB k=2", 5): arm(CLEAR),
+        ("AnB k=3", 5): BASE,
+    }
+    comparison = compared(tmp_path, values, reference="BnB")
+    assert comparison.arms[:2] == ("BnB k=1", "BnB k=2")
+    text = verdict(comparison)
+    assert "AnB k=1 is ahead of BnB k=1 by 10.0 points at 5 images per class." in text
+    assert "AnB k=2 is behind BnB k=2 by 10.0 points at 5 images per class." in text
+    assert "AnB k=3" not in text, "there is no BnB k=3"
+
+
 def test_verdict_knows_that_less_loss_is_better(tmp_path):
     values = {("scratch", 5): BASE, ("probe", 5): arm(CLEAR)}
     text = verdict(compared(tmp_path, values, metric="test/loss"))

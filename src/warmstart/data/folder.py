@@ -110,7 +110,7 @@ def _decode_all(folder: Path, *, root: Path, listing: Listing, size: int | None)
                 bad[file] = pixels.reason
             else:
                 array[row] = pixels
-    _refuse(bad, files, root)
+    refuse(bad, files, root)
     write_index(folder, listing.classes, listing.labels, listing.files)
 
 
@@ -126,7 +126,7 @@ def _one_size(headers: Mapping[str, Header], root: Path) -> tuple[int, int]:
     return next(iter(sizes), (1, 1))
 
 
-def _refuse(bad: Mapping[str, str], files: Sequence[str], root: Path) -> None:
+def refuse(bad: Mapping[str, str], files: Sequence[str], root: Path) -> None:
     """Raise if any file is bad; name the first in the order of `files`."""
     if bad:
         first = next(file for file in files if file in bad)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from warmstart.data.folder import _refuse, stamp
+from warmstart.data.folder import refuse, stamp
 from warmstart.data.images import check_size
 from warmstart.errors import ConfigError
 from warmstart.store import once, sha256
@@ -84,4 +84,4 @@ def _decode_all(folder: Path, *, root: Path, files: list[str], size: int) -> Non
             bad[files[row]] = pixels.reason
         else:
             array[row] = pixels
-    _refuse(bad, files, root)
+    refuse(bad, files, root)

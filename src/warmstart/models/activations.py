@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from warmstart.models.layers import LayerGroup
 
 
 def activation_statistics(
-    model: nn.Module, groups: Sequence[LayerGroup], x: Tensor
+    model: nn.Module, groups: Sequence[LayerGroup], x: Tensor, *, auxiliary: Sequence[str] = ()
 ) -> list[tuple[float, float]]:
     """Return mean and standard deviation of each group's output, over all of its elements.
 
@@ -25,6 +25,8 @@ def activation_statistics(
         model: Any model whose groups are `groups`.
         groups: The layer groups, input first.
         x: Preprocessed images, float [b, channels, height, width], on the model's device.
+        auxiliary: Paths of auxiliary classifiers: in train mode one may be what its group
+            executes last, but its output is not what the group passes on.
 
     Returns:
         One pair per group; two NaN for a group of which nothing ran or that puts out no tensor.
@@ -41,9 +43,10 @@ def activation_statistics(
 
         return leave
 
+    aside = [part for path in auxiliary for part in model.get_submodule(path).modules()]
     with contextlib.ExitStack() as stack:
         for index, group in enumerate(groups):
-            stack.enter_context(watch(group, leave=describe(index)))
+            stack.enter_context(watch(group, leave=describe(index), aside=aside))
         stack.enter_context(same_buffers(model))
         stack.enter_context(fixed_noise(x.device))
         stack.enter_context(torch.no_grad())
@@ -57,11 +60,12 @@ def watch(
     *,
     enter: Callable[[object], None] | None = None,
     leave: Callable[[object], None] | None = None,
+    aside: Collection[nn.Module] = (),
 ) -> Iterator[None]:
     """Call ``enter(arguments)`` and ``leave(output)`` at the group's outermost module calls.
 
     The paths of a group may be containers that a model iterates over without calling them, so
-    that all modules are hooked; calls from inside one another do not count.
+    that all modules are hooked but those `aside`; calls from inside one another do not count.
     """
     depth = 0
 
@@ -77,9 +81,9 @@ def watch(
         if depth == 0 and leave:
             leave(output)
 
-    inside = dict.fromkeys(child for module in group.modules for child in module.modules())
+    parts = dict.fromkeys(part for module in group.modules for part in module.modules())
     with contextlib.ExitStack() as stack:
-        for module in inside:
+        for module in [part for part in parts if part not in aside]:
             stack.enter_context(module.register_forward_pre_hook(before))
             stack.enter_context(module.register_forward_hook(after))
         yield

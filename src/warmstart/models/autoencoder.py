@@ -26,6 +26,7 @@ def pretrain(
     steps: int,
     lr: float,
     seed: int,
+    only: LayerGroup | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[float]]:
     """Train each group but the head to keep what it takes to reconstruct its own input.
@@ -50,6 +51,7 @@ def pretrain(
         steps: Updates of each group.
         lr: Adam's learning rate.
         seed: Of the decoders' initial weights.
+        only: Train this group alone; those before it have been trained.
         progress: Called after each step with the steps done and those of all groups.
 
     Returns:
@@ -64,6 +66,8 @@ def pretrain(
         model.eval().requires_grad_(False)
         decoders = _decoders(model, groups, batches(0)[:2], seed=seed)
         for group, decoder in zip(groups[:-1], decoders, strict=True):
+            if only is not None and group is not only:
+                continue
             train = _trainer(model, groups, group.index, decoder, lr=lr)
             curve = []
             for step in range(steps):

@@ -63,7 +63,8 @@ class Comparison:
 
     Attributes:
         name: Of the comparison, or of the folder that was read.
-        reference: The arm that others are compared with; empty where candidates are ranked.
+        reference: The arm that others are compared with, or its name where its label also has
+            swept values; empty where candidates are ranked.
         metric: What is compared.
         command: What makes or completes the comparison.
         cells: In planned order.
@@ -79,7 +80,22 @@ class Comparison:
     def arms(self) -> tuple[str, ...]:
         """Arm labels in planned order, the reference first."""
         seen = dict.fromkeys(cell.arm for cell in self.cells)
-        return tuple(sorted(seen, key=lambda arm: arm != self.reference))
+        return tuple(sorted(seen, key=lambda arm: not self.is_reference(arm)))
+
+    def reference_of(self, arm: str) -> str | None:
+        """Return the arm that `arm` is compared with; None for the reference itself.
+
+        Where values are swept within arms (``AnB init.groups=2``), it is the reference of the same
+        values (``BnB init.groups=2``).
+        """
+        if self.is_reference(arm):
+            return None
+        variant = " ".join([self.reference, *arm.split(" ")[1:]])
+        return next((name for name in (self.reference, variant) if name in self.arms), None)
+
+    def is_reference(self, arm: str) -> bool:
+        """Whether `arm` is the reference, with or without swept values."""
+        return bool(self.reference) and self.reference in (arm, arm.split(" ")[0])
 
     @functools.cached_property
     def sizes(self) -> tuple[int | None, ...]:

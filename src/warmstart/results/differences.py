@@ -105,10 +105,10 @@ def _pairs(
     return [
         (arm, size, mine, reference)
         for arm in comparison.arms
-        if arm != comparison.reference
+        if (partner := comparison.reference_of(arm)) is not None
         for size in comparison.sizes
         if (mine := comparison.finished(arm, size))
-        and (reference := comparison.finished(comparison.reference, size))
+        and (reference := comparison.finished(partner, size))
     ]
 
 

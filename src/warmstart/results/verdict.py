@@ -44,11 +44,11 @@ def findings(comparison: Comparison, found: Sequence[Difference]) -> list[str]:
         return ["No run has finished yet, so there is nothing to compare."]
     if not reference:
         return selection.sentences(comparison)
-    if reference not in comparison.arms:
-        return [f"The reference arm {reference} is not among the arms, so nothing is compared."]
-    if len(comparison.arms) == 1:
+    others = [arm for arm in comparison.arms if comparison.reference_of(arm)]
+    if not others and comparison.is_reference(comparison.arms[0]):
         return [_alone(comparison)]
-    others = [arm for arm in comparison.arms if arm != reference]
+    if not others:
+        return [f"The reference arm {reference} is not among the arms, so nothing is compared."]
     return [_finding(arm, [d for d in found if d.arm == arm], comparison) for arm in others]
 
 
@@ -120,7 +120,7 @@ def _kind(difference: Difference) -> str:
 
 
 def _finding(arm: str, mine: Sequence[Difference], comparison: Comparison) -> str:
-    metric, reference = comparison.metric, comparison.reference
+    metric, reference = comparison.metric, comparison.reference_of(arm)
     sizes: dict[str, list[int | None]] = {}
     for difference in mine:
         sizes.setdefault(_kind(difference), []).append(difference.size)
