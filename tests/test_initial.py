@@ -87,6 +87,28 @@ def test_the_record_says_what_each_group_was(
     assert states(bench.train(*words)) == expected
 
 
+@pytest.mark.parametrize("words", [["init=lsuv"], ["init=autoencoder", "init.steps_per_group=2"]])
+def test_the_threads_of_the_process_do_not_matter(words: list[str], bench: Bench) -> None:
+    digests = set()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        record = bench.train(*words, "model=resnet20", "steps=0", f"store={bench.out}/{threads}")
+        digests.add(record.digests["init"])
+        bench.out = bench.out / "again"
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("option", ["random_features", "class_means", "lsuv", "gabor"])
+def test_the_random_stream_of_the_caller_is_left_alone(option: str, bench: Bench) -> None:
+    run = bench.prepare(f"init={option}", *([TINY] if option == "class_means" else []))
+    if run.source is not None:
+        warmstart.run.execute(run.source)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    initial_model(run)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 class TestTakenOver:
     def test_only_the_first_groups_are_those_of_the_source(self, bench: Bench) -> None:
         run = bench.prepare("init=first_k", "init.groups=3", TINY)
@@ -132,6 +154,16 @@ class TestFrozenFreshWeights:
         record = bench.train("init=random_features", "strategy=linear_probe")
         assert len(record.freeze_proof[0]["groups"]) == 4
 
+    def test_a_net_without_batchnorm_has_no_statistics(self, bench: Bench) -> None:
+        words = ["model=torchvision", "model.name=squeezenet1_1", "data.size=32"]
+        with pytest.raises(ConfigError, match=r"squeezenet1_1 has no BatchNorm.*=own"):
+            bench.train("init=random_features", *words)
+
+    def test_statistics_of_the_images_are_not_called_loaded(self, bench: Bench) -> None:
+        record = bench.train("init=permuted", TINY)
+        reason = record.init["fresh"]["conv1.1.running_mean"]
+        assert reason == "statistics of the training images"
+
     def test_without_statistics_they_cannot(self, bench: Bench) -> None:
         with pytest.raises(ConfigError, match="BatchNorm in group conv1 would use running stat"):
             bench.train("init=scratch", "strategy=linear_probe")
@@ -158,6 +190,26 @@ class TestOrigins:
         key = bench.train("keep=none").key
         with pytest.raises(ConfigError, match=f"run:{key}.*no weights.*keep=best"):
             bench.prepare("init=pretrained", f"init.weights=run:{key}")
+
+    def test_an_address_needs_no_quotes(self, bench: Bench) -> None:
+        digest = "ab" * 32
+        address = f"https://localhost:1/net.pth#sha256={digest}"
+        run = bench.prepare("init=pretrained", f"init.weights={address}")
+        assert run.weights is not None
+        assert (run.weights.origin, run.weights.digest) == (address.partition("#")[0], digest)
+
+    def test_a_run_that_is_in_the_store_too(self, bench: Bench) -> None:
+        words = ["source=tiny", f"store={bench.out}"]
+        cfg = warmstart.compose([*words, f"out={bench.out}"], config_dirs=[str(bench.configs)])
+        key = warmstart.run.execute(prepare(cfg)).key
+        loaded = bench.prepare("init=pretrained", f"init.weights=run:{key}", f"store={bench.out}")
+        assert loaded.weights is not None
+        assert loaded.weights.digest == key
+
+    def test_a_source_that_keeps_no_weights(self, bench: Bench) -> None:
+        bench.write("source/bare.yaml", "steps: 2\nkeep: none\ntest: false\n")
+        with pytest.raises(ConfigError, match=r"source/bare.yaml has keep=none.*keep: best"):
+            bench.prepare("init=pretrained", "init.weights=source:bare")
 
     def test_a_run_of_another_net(self, bench: Bench) -> None:
         key = bench.train("model.widths=[8,8]").key

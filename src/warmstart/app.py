@@ -19,7 +19,7 @@ from warmstart import configs
 from warmstart.cells import Sweep, outcome
 from warmstart.errors import ConfigError, nearest
 from warmstart.progress import Display
-from warmstart.screening import check_config_dirs, check_overrides
+from warmstart.screening import check_config_dirs, check_overrides, quoted
 
 # Those of Hydra's flags that make sense here; with a look, nothing runs.
 _LOOKS = ("--help", "-h", "--hydra-help", "--info", "-i")
@@ -36,7 +36,8 @@ def run_app(command: str, args: list[str]) -> int:
         ConfigError: Wrong usage, configuration or data.
         RunError: The single run failed.
     """
-    flags, overrides = _sorted(args)
+    flags, words = _sorted(args)
+    overrides = quoted(words)
     config_dirs = [value for flag, value in pairwise(flags) if flag in _CONFIG_DIR]
     check_config_dirs(config_dirs, shipped=configs.folder())
     check_overrides(overrides)

@@ -44,7 +44,7 @@ class Sweep:
         self.display.note(f"checking {len(cells)} runs before the first one starts")
         entries, left = [], []
         known: set[str] = set()
-        inputs: dict[str, str] = {}
+        inputs: dict[tuple[int | None, int], dict[str, str]] = {}
         for cell in cells:
             _check_arm(cell.config, arguments)
             label = " ".join(cell.swept) or "run"
@@ -54,16 +54,19 @@ class Sweep:
                 raise ConfigError(f"{error} (in the cell {label})") from error
             entries.append(self._entry(cell, run.key))
             self._labels[run.key] = label
-            inputs.setdefault(str(run.input), entries[-1]["arm"])
+            same = inputs.setdefault((entries[-1]["size"], entries[-1]["seed"]), {})
+            same.setdefault(str(run.input), entries[-1]["arm"])
             if run.key not in known and run.finished() is None:
                 left.append(cell)
             known.add(run.key)
         _check_declaration(cells[0].config, [entry["arm"] for entry in entries])
         self._write(cells[0].config, entries)
-        if len(inputs) > 1 and cells[0].config.comparison is not None:
+        differing = next((arms for arms in inputs.values() if len(arms) > 1), None)
+        if differing and cells[0].config.comparison is not None:
             self.display.say(
-                f"the arms {' and '.join(inputs.values())} see differently preprocessed images; "
-                "name weights with model.weights= and all arms take over their preprocessing"
+                f"the arms {' and '.join(differing.values())} see differently preprocessed images, "
+                "each those of its weights; give all of them their weights by model.weights= to "
+                "have one preprocessing"
             )
         finished = len(known) - len(left)
         if finished:

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from warmstart.errors import ConfigError, choose, nearest
-from warmstart.screening import check_config_dirs, check_overrides
+from warmstart.screening import check_config_dirs, check_overrides, quoted
 
 # Each group's `_target_` must lie in one module of ours; nothing else is ever imported or called.
 TARGETS = {
@@ -75,6 +75,7 @@ def compose(overrides: Sequence[str] = (), *, config_dirs: Sequence[str] = ()) -
     """
     check_config_dirs(config_dirs, shipped=folder())
     check_overrides(overrides)
+    overrides = quoted(overrides)
     with _outside_hydra(), explained(overrides, config_dirs):
         extra = (
             [f"hydra.searchpath=[{','.join(map(_search_path, config_dirs))}]"]
@@ -247,7 +248,7 @@ def _sentence(error: Exception, overrides: Sequence[str]) -> str:
     text = str(error).strip() or str(error.__cause__ or type(error).__name__)
     if "Ambiguous value" in text:
         word = text.split("'")[1]
-        return f"{word!r} gives several values to one run; sweep over them with -m"
+        return f"{word!r} gives several values to one run; sweep over them with warmstart train -m"
     if isinstance(error, OverrideParseException):
         bad = error.override or " ".join(overrides)
         return f"{bad!r} does not parse; write KEY=VALUE, and quote special characters in VALUE"

@@ -22,6 +22,7 @@ NOT_IDENTITY = (
     "init.weights",
     "keep",
     "logger",
+    "model.channels",  # the input of a run says it
     "model.weights",
     "out",
     "source",

@@ -14,11 +14,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from warmstart.data.batches import Preprocess, TrainBatches, eval_loader
+from warmstart.data.batches import EvalBatches, Preprocess, TrainBatches
 from warmstart.data.images import Split
+from warmstart.errors import ConfigError
+from warmstart.identity import identity
 from warmstart.models import autoencoder, calibration, layers, schemes, transfer
 from warmstart.models.checkpoints import below_prefix
 from warmstart.models.gabor import gabor_first_layer
+from warmstart.models.heads import last_layer
 from warmstart.models.init import Autoencoder, Pretrained, Scratch, known_statistics
 from warmstart.models.load_report import LoadReport, group_states
 from warmstart.models.residual import zero_gamma
@@ -91,7 +94,8 @@ def initial_model(
         torch.default_generator.manual_seed(derive(seed, "build"))
         model = run.build_model()
     groups = layers.layer_groups(model, run.architecture.layout)
-    heads = (*run.architecture.heads, *run.architecture.auxiliary)
+    auxiliary = (last_layer(model, path) for path in run.architecture.auxiliary)
+    heads = (*run.architecture.heads, *auxiliary)
     schemes.initialize(model, scheme=init.scheme, fan=init.fan, seed=seed, heads=heads)
     fresh, report = f"fresh ({init.scheme})", None
     states = [fresh] * len(groups)
@@ -106,7 +110,10 @@ def initial_model(
         states = ["autoencoder"] * (len(groups) - 1) + states[-1:]
     else:
         states = _design(run, init, model, groups)
-    _finish(run, model)
+    from_data = _finish(run, model)
+    if from_data:
+        statistics = from_data
+        report = report and report.without(from_data, "statistics of the training images")
     states[-1] = states[-1] if init.head in ("fresh", "copy") else init.head
     return Initial(model, groups, states, report, statistics)
 
@@ -116,9 +123,10 @@ def _load(
 ) -> LoadReport:
     assert run.weights is not None
     found = run.weights.read()
-    _, state, _ = below_prefix(found.tensors, dict(model.state_dict()))
+    prefix, state, outside = below_prefix(found.tensors, dict(model.state_dict()))
+    entry = ", ".join(filter(None, [found.entry, f"{prefix}*" if prefix else ""]))
     classes = run.weights.classes
-    return transfer.load(
+    report = transfer.load(
         model,
         state,
         groups=groups,
@@ -126,8 +134,9 @@ def _load(
         auxiliary=run.architecture.auxiliary,
         classes=(run.images.classes, classes) if classes else None,
         seed=run.config["seed"],
-        origin=" ".join([run.weights.origin, *([f"({found.entry})"] if found.entry else [])]),
+        origin=" ".join([run.weights.origin, *([f"({entry})"] if entry else [])]),
     )
+    return dataclasses.replace(report, unused=(*report.unused, *outside))
 
 
 def _design(
@@ -153,11 +162,19 @@ def _design(
     return states
 
 
-def _finish(run: Run, model: nn.Module) -> None:
-    """Set what is computed from the training images with all other weights in place."""
-    examples = _Examples(run, run.images.train)
+def _finish(run: Run, model: nn.Module) -> list[str]:
+    """Set what is computed from the training images with all other weights in place.
+
+    Returns the names of the statistics that were set.
+    """
+    examples, statistics = _Examples(run, run.images.train), []
     if getattr(run.init, "statistics", "own") == "data":
-        calibration.estimate_statistics(model, (x for x, _ in examples.one_pass()))
+        statistics = calibration.estimate_statistics(model, (x for x, _ in examples.one_pass()))
+        if not statistics and isinstance(run.init, Scratch):
+            raise ConfigError(
+                f"init.statistics=data, but {run.architecture.name} has no BatchNorm with running "
+                "statistics; use init.statistics=own"
+            )
     for path in run.architecture.heads:
         head = model.get_submodule(path)
         if run.init.head == "zero":
@@ -166,6 +183,7 @@ def _finish(run: Run, model: nn.Module) -> None:
         elif run.init.head == "class_means":
             classes = len(run.images.classes)
             calibration.class_means(model, path, examples.whole(), classes=classes)
+    return statistics
 
 
 def _pretrain(
@@ -181,9 +199,10 @@ def _pretrain(
     split, images = run.images.train, "\n".join([run.data_digest, *run.images.train.ids])
     if run.unlabelled is not None:
         split, images = run.unlabelled
+    own = identity(run.config)
     content = {
-        **{name: run.config[name] for name in ("model", "batch_size", "seed", "trainer")},
-        "init": {k: v for k, v in run.config["init"].items() if k not in ("unlabelled", "head")},
+        **{name: own[name] for name in ("model", "batch_size", "seed", "trainer")},
+        "init": {name: value for name, value in own["init"].items() if name != "head"},
         "input": dataclasses.asdict(run.input),
         "images": images,
         "version": RESULT_VERSION,
@@ -212,7 +231,10 @@ def _pretrain(
             (part / "losses.json").write_text(json.dumps(curves[0]))
 
         path = once(folder, f"{key}-{group.index}", make) / "weights.safetensors"
-        model.load_state_dict(safetensors.torch.load_file(path), strict=False)
+        found = safetensors.torch.load_file(path)
+        with torch.no_grad():
+            for name, tensor in (group.parameters | group.buffers).items():
+                tensor.copy_(found[name])
 
 
 def _tensors(group: layers.LayerGroup) -> dict[str, Tensor]:
@@ -244,5 +266,6 @@ class _Examples:
 
     def whole(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every training image once."""
-        for pixels, labels, uniforms in eval_loader(self._split, workers=0):
+        batches = EvalBatches(self._split)
+        for pixels, labels, uniforms in (batches[index] for index in range(len(batches))):
             yield self._preprocess(pixels, uniforms, train=False), labels

@@ -42,16 +42,18 @@ def named_weights(config: Mapping[str, Any], init: Init) -> str | None:
 def weights_of_run(start: str, config: Mapping[str, Any], architecture: Architecture) -> Weights:
     """Return the weights of the finished run whose key begins with `start`."""
     places = [Path(config["out"]) / "runs", Path(config["store"]) / "runs"]
-    found = sorted(
-        path for place in places for path in place.glob(f"{glob.escape(start)}*") if path.is_dir()
-    )
+    pattern = f"{glob.escape(start)}*"
+    # A run may stand in both places, as a run of its own and as a source.
+    found = {path.name: path for place in places for path in place.glob(pattern) if path.is_dir()}
     name = f"run:{start}"
     if len(found) != 1 or not start:
         raise ConfigError(
-            f"init.weights is {name!r}, but {len(found) or 'no'} runs in {places[0]} have a key "
-            "that starts so; give the first digits of one key, enough to tell it from others"
+            f"init.weights is {name!r}, but {len(found) or 'no'} runs in "
+            f"{' and '.join(map(str, dict.fromkeys(places)))} have a key that starts so; give the "
+            "first digits of one key, enough to tell it from others"
         )
-    record, file = read(found[0]), found[0] / WEIGHTS_FILE
+    folder = next(iter(found.values()))
+    record, file = read(folder), folder / WEIGHTS_FILE
     if record is None or record.status != "finished" or not file.is_file():
         raise ConfigError(
             f"init.weights is {name!r}, but that run has no weights to start from; "

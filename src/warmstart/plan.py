@@ -183,6 +183,11 @@ def _weights(
         )
     dirs, trainer = tuple(config["config_dirs"]), json.dumps(config["trainer"])
     source = _source_run(rest, config["store"], trainer, dirs, chain)
+    if source.config["keep"] != "best":
+        raise ConfigError(
+            f"init.weights={name}, but source/{rest}.yaml has keep={source.config['keep']}, which "
+            "leaves no weights; set keep: best there"
+        )
     check_same_net(name, source.config["model"], config["model"])
     file, classes = source.weights_file, source.images.classes
     return source, Weights(name, source.key, source.input, lambda: read_file(file), classes)

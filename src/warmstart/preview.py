@@ -30,7 +30,8 @@ _ACTIVATION_IMAGES = 64
 
 
 def preview(run: Run) -> dict[str, Any]:
-    """Return what training this run does, as plain data; nothing is trained or written.
+    """Return what training this run does, as plain data; nothing is trained. Weights
+    that are not at hand are fetched.
 
     ``groups`` has an entry for each layer group, with an entry in its ``phases`` for each of the
     run's phases: whether it trains, its learning rate at the phase's first step, its highest and
@@ -40,6 +41,7 @@ def preview(run: Run) -> dict[str, Any]:
     Raises:
         ConfigError: The weights are wrong, or do not fit the strategy.
     """
+    run.hardware.apply()
     pending = None
     try:
         initial = initial_model(run, allow_work=False)
@@ -101,7 +103,7 @@ def _untouched(run: Run) -> Initial:
     fresh = [f"fresh ({init.scheme})"] * (len(groups) - made)
     states = [f"{coming} (pending)"] * made + fresh
     if init.head != "fresh":
-        states[-1] = init.head
+        states[-1] = "loaded (pending)" if init.head == "copy" else init.head
     return Initial(model, groups, states, None, [])
 
 

@@ -70,6 +70,7 @@ def _groups(plan: Plan) -> Table:
     table.add_column("weights", overflow="fold")
     known = plan["weights"]["pending"] is None
     if known:
+        table.caption = Text("act.: what each group puts out for the first images, at step 0")
         table.add_column("act. mean", justify="right")
         table.add_column("act. std", justify="right")
     for group in plan["groups"]:

@@ -57,6 +57,7 @@ class Display:
     def say(self, text: str) -> None:
         """Print a line above the bars."""
         self.console.print(text, markup=False)
+        self.console.file.flush()  # a file or a pipe would get it minutes later
 
     def note(self, text: str) -> None:
         """Print a line that only a person who waits needs."""

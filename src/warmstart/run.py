@@ -78,6 +78,7 @@ def execute(run: Run, *, progress: Progress | None = None) -> Record:
 
 def _train(run: Run, progress: Progress) -> Record:
     started = time.monotonic()
+    run.hardware.apply()
     initial = _initial(run, progress)
     model, groups = initial.model, initial.groups
     initial_digest = tensors_digest(model.state_dict())

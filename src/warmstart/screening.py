@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from warmstart.errors import ConfigError
 
 # Hydra would import and call what these name before anything of ours runs, or read more folders.
 _HYDRAS_OWN = ("hydra.callbacks", "hydra/callbacks", "hydra.searchpath")
+_BARE = re.compile(r"https?://|~/")
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
@@ -25,6 +27,15 @@ def check_overrides(overrides: Sequence[str]) -> None:
                 f"{override!r} sets a part of Hydra that runs or reads other files, which is not "
                 "allowed here; for configs of your own use --config-dir"
             )
+
+
+def quoted(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides with quotes around addresses and ``~``, which Hydra cannot read bare."""
+    return [
+        f'{key}="{value}"' if _BARE.match(value) and "," not in value else override
+        for override in overrides
+        for key, _, value in [override.partition("=")]
+    ]
 
 
 def check_config_dirs(config_dirs: Sequence[str], *, shipped: Path) -> None:

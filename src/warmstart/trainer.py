@@ -63,15 +63,20 @@ class Hardware:
             return self.accelerator
         return "gpu" if torch.cuda.is_available() else "cpu"
 
+    def apply(self) -> None:
+        """Set threads and exactness of this process, for all that the run computes."""
+        torch.set_num_threads(self.threads)
+        torch.use_deterministic_algorithms(self.resolved()["deterministic"])
+        # A debugging aid that writes NaN into all new memory in deterministic mode, at every step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
     def trainer(self, *, steps: int, val_every: int, callbacks: list[pl.Callback]) -> pl.Trainer:
         """Return a Lightning trainer that runs one epoch: the `steps` that are left of the run.
 
         Lightning keeps no logs, checkpoints or bars here: the recorder does that, at a fraction
         of the cost per step.
         """
-        torch.set_num_threads(self.threads)
-        # A debugging aid that writes NaN into all new memory in deterministic mode, at every step.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        self.apply()
         _quiet()
         return pl.Trainer(
             accelerator=self.device,

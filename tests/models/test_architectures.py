@@ -34,7 +34,7 @@ def test_small_cnn_is_small():
 @pytest.mark.parametrize(("depth", "parameters"), [(20, 269_722), (56, 853_018)])
 def test_cifar_resnets_have_the_known_sizes(depth, parameters):
     architecture = cifar_resnet(depth=depth)
-    assert architecture.name == f"resnet{depth}"
+    assert architecture.name == f"cifar_resnet{depth}"
     assert count(architecture.build(3, 10, None)) == parameters
 
 

@@ -117,7 +117,9 @@ def test_the_home_folder_is_expanded(resolve, tmp_path, monkeypatch):
 def test_an_unknown_name_is_refused_with_the_nearest(resolve):
     with pytest.raises(ConfigError, match=r"'IMAGENET1K_V3'.*resnet18 are IMAGENET1K_V1.*mean 'IM"):
         resolve("IMAGENET1K_V3", "resnet18")
-    with pytest.raises(ConfigError, match=r"tiny are none.*a file.*run:KEY, source:NAME"):
+    with pytest.raises(
+        ConfigError, match=r"publishes weights for tiny.*a file.*run:KEY, source:NAME"
+    ):
         resolve("IMAGENET1K_V1")
 
 

@@ -107,6 +107,7 @@ def check_statistics(
                 raise ConfigError(
                     f"BatchNorm in group {group.name} would use running statistics from step "
                     f"{phase.start} on, but none were loaded or learned; use init=pretrained, "
-                    "strategy.batchnorm=train, or a strategy that trains the group first"
+                    "init.statistics=data, strategy.batchnorm=train, or a strategy that trains the "
+                    "group first"
                 )
             known[group.index] |= not eval_mode

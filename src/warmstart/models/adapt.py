@@ -75,7 +75,8 @@ def adapt(
 def _channels(weight: Tensor, shape: torch.Size) -> Adapted | None:
     """Sum [o, c, k, k] over c for one channel, or repeat it cyclically, scaled by c / n, for n.
 
-    A gray image gets the response that its copies in c channels had; for n, where c divides n.
+    A gray image gets the response that its copies in c channels had, up to differences between
+    the channels' normalization; for n, where c divides n.
     Carreira and Zisserman, Quo Vadis, Action Recognition?, CVPR 2017, section 2.4 (repeat and
     divide), over channels instead of time. Other numbers of channels than one and three are no
     colours: which of them match is unknown, so they only sum to one.

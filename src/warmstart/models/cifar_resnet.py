@@ -42,7 +42,8 @@ def cifar_resnet(*, depth: int = 20, granularity: str = "stage") -> Architecture
     blocks = (depth - 2) // 6
     check_granularity(granularity)
     return Architecture(
-        name=f"resnet{depth}",
+        # Not resnet50, which is another net with weights of its own.
+        name=f"cifar_resnet{depth}",
         build=functools.partial(_CifarResNet, blocks),
         layout=_layout(blocks, granularity),
         input=_INPUT,

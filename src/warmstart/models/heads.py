@@ -54,6 +54,12 @@ def _within(path: str, prefix: str) -> bool:
     return path == prefix or path.startswith(f"{prefix}.")
 
 
+def last_layer(model: nn.Module, path: str) -> str:
+    """Return the path of the last layer with weights under `path`, which gives the classes."""
+    layers = (n for n, m in model.get_submodule(path).named_modules() if hasattr(m, "weight"))
+    return f"{path}.{list(layers)[-1]}"
+
+
 def replace_head(model: nn.Module, path: str, classes: int) -> None:
     """Put a classifier for `classes` classes in the place of the one at `path`.
 

@@ -36,6 +36,13 @@ class LoadReport:
         """Return the plain form for the record, with the number of loaded tensors."""
         return dataclasses.asdict(self) | {"loaded": len(self.loaded), "unused": list(self.unused)}
 
+    def without(self, names: Sequence[str], reason: str) -> LoadReport:
+        """Return the report after other values have replaced those of the tensors `names`."""
+        loaded = tuple(name for name in self.loaded if name not in names)
+        return dataclasses.replace(
+            self, loaded=loaded, fresh={**self.fresh, **dict.fromkeys(names, reason)}
+        )
+
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} tensors loaded"]
         if self.values != "exact":
@@ -63,14 +70,12 @@ def some(names: Sequence[str], *, most: int = 6) -> str:
     return ", ".join(names[:most]) + rest
 
 
-def group_states(groups: Sequence[LayerGroup], report: LoadReport | None) -> list[str]:
+def group_states(groups: Sequence[LayerGroup], report: LoadReport) -> list[str]:
     """Return what the weights of each group are, for tables.
 
     ``loaded``, ``permuted``, ``mean_var``, ``fresh`` or ``partly loaded (3 of 20 tensors fresh)``;
-    the last one, the head, as in `LoadReport.head`. Without a report everything is fresh.
+    the last one, the head, as in `LoadReport.head`.
     """
-    if report is None:
-        return ["fresh"] * len(groups)
     done = "loaded" if report.values == "exact" else report.values
     computed = {name for name, reason in report.fresh.items() if reason == COMPUTED}
     states = []

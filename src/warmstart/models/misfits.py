@@ -78,28 +78,30 @@ def strays(
 
 
 def refusal(
-    misfits: Sequence[Misfit], *, wanted: Sequence[str], allow_partial: bool, origin: str
+    misfits: Sequence[Misfit], *, wanted: Sequence[str], fitting: bool, origin: str
 ) -> ConfigError:
-    """Return the error that lists every misfit with both shapes.
+    """Return the error that lists every misfit with both shapes, where anything fits at all.
 
     Args:
         misfits: Of the model and of the file.
         wanted: Names of the model's tensors that were to be taken over.
-        allow_partial: The user allowed misfits, but nothing fits.
+        fitting: Something fits.
         origin: The name of the weights.
     """
     count = sum(not name.endswith(COUNTER) for name in wanted)
     homeless = sum(misfit.model == "-" for misfit in misfits)
-    fix = "name the model that it was trained as" + (
-        " or other weights"
-        if allow_partial
-        else ", other weights, or init.allow_partial=true to take over what fits"
-    )
+    if not fitting:
+        example = f", e.g. {misfits[0].name}" if misfits else ""
+        return ConfigError(
+            f"{origin} fits none of the {count} tensors to take over{example}: it is of another "
+            "architecture; name the model that it was trained as, or other weights"
+        )
     lines = [f"  {m.name}: {m.model} in the model, {m.file} in the file" for m in misfits]
     return ConfigError(
         f"{origin} does not fit the model: it lacks {len(misfits) - homeless} of the {count} "
         f"tensors to take over or has them in another shape, and holds {homeless} that the model "
-        f"has no place for; {fix}:\n" + "\n".join(lines)
+        "has no place for; name the model that it was trained as, other weights, or "
+        "init.allow_partial=true to take over what fits:\n" + "\n".join(lines)
     )
 
 

@@ -123,7 +123,7 @@ def load(
     learned = found.values.keys() & target.parameters
     if not learned or (misfits and not take.allow_partial):
         wanted = [name for name in target.tensors if name not in target.untaken]
-        raise refusal(misfits, wanted=wanted, allow_partial=take.allow_partial, origin=origin)
+        raise refusal(misfits, wanted=wanted, fitting=bool(learned), origin=origin)
     copies: dict[str, Tensor] = {}
     said = take.head
     if take.head == "copy":

@@ -99,10 +99,10 @@ def _published(name: str, architecture: Architecture) -> Weights:
     if name in tags:
         return published.timm_weights(tags[name])
     known = [*entries, *tags]
-    raise ConfigError(
-        f"init.weights is {name!r}, but the names for {model} are "
-        f"{', '.join(known) or 'none'}; give one of them, or {FORMS}{nearest(plain, known)}"
-    )
+    names = f"the names for {model} are {', '.join(known)}; give one of them, or {FORMS}"
+    if not known:
+        names = f"nobody publishes weights for {model} by name; give {FORMS}"
+    raise ConfigError(f"init.weights is {name!r}, but {names}{nearest(plain, known)}")
 
 
 def save(path: Path, state: Mapping[str, Tensor], expected: Input, classes: Sequence[str]) -> None:
