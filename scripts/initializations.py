@@ -87,7 +87,7 @@ def draw(rows: dict[str, dict[str, str]], out: Path) -> None:
             kind = next(kind for kind in COLOURS if state.startswith(kind))
             axes.add_patch(plt.Rectangle((x, y), 0.94, 0.84, color=COLOURS[kind]))
             dark = kind in ("loaded", "autoencoder", "class_means")
-            text = state.replace(" (", "\n(")
+            text = state.replace(" (", "\n(").replace(", ", ",\n")
             style = {"ha": "center", "va": "center", "fontsize": 6.5}
             axes.text(x + 0.47, y + 0.42, text, color="white" if dark else "#333333", **style)
         label = {"ha": "right", "va": "center", "fontsize": 8, "family": "monospace"}

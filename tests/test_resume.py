@@ -89,8 +89,12 @@ def test_killed_with_workers_and_augmentation(tmp_path: Path) -> None:
     killed.ends_like_the_unbroken_run()
 
 
+# So many steps that the run is not over when a busy machine gets round to the signal.
+LONG = ["steps=600", "val_every_steps=200"]
+
+
 def test_killed_at_any_moment(tmp_path: Path) -> None:
-    killed = Killed(tmp_path)
+    killed = Killed(tmp_path, *LONG)
     for least in (6, 21):
         process = start(killed.command, killed.log)
         while killed.newest() < least and process.is_alive():
@@ -103,7 +107,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_by_a_signal(number: signal.Signals, tmp_path: Path) -> None:
-    killed = Killed(tmp_path)
+    killed = Killed(tmp_path, *LONG)
     process = start(killed.command, killed.log)
     while killed.newest() < 12 and process.is_alive():
         time.sleep(0.002)

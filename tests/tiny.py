@@ -40,6 +40,7 @@ _FILES = {
     "comparison/tiny": """
         # @package _global_
         comparison: {name: tiny, reference: short/scratch, metric: test/accuracy}
+        model: {weights: source:tiny}
         hydra:
           sweeper:
             params:
