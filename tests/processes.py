@@ -55,8 +55,10 @@ def _main(arguments: list[str], log: Path, die_at_save: int | None, when: str) -
     from warmstart.callbacks import checkpoint
     from warmstart.cli import main
 
-    # As in a process that was started by hand; loader workers would come from a second server.
+    # As in a process that was started by hand: loader workers would come from a second server, and
+    # a suite that runs in the background has the interrupt ignored, for its children too.
     multiprocessing.set_start_method("fork", force=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
