@@ -40,7 +40,7 @@ def test_help_lists_the_commands_quickly_and_without_torch() -> None:
     result = run(COMMAND, "--help")
     assert cpu_seconds() - before < 0.5
     assert result.returncode == 0
-    for command in ("train", "compare", "report", "--version"):
+    for command in ("train", "compare", "look", "plan", "report", "models", "store", "--version"):
         assert re.search(rf"^  .*{command}", result.stdout, re.MULTILINE), command
     code = "import sys; from warmstart.cli import main; main(['--help']); print(*sys.modules)"
     loaded = run(sys.executable, "-c", code).stdout.split()
@@ -73,8 +73,8 @@ def test_no_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
 def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["comapre", "comparison=digits"]) == 2
     assert capsys.readouterr().err == (
-        "warmstart: there is no command 'comapre'; use one of train, compare, plan, report, "
-        "models; did you mean 'compare'?\n"
+        "warmstart: there is no command 'comapre'; use one of train, compare, look, plan, "
+        "report, models, store; did you mean 'compare'?\n"
     )
 
 
@@ -91,6 +91,44 @@ def test_the_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> N
     assert main(["train", "stepz=3"]) == 2
     assert "HYDRA_FULL_ERROR" not in os.environ
     assert sys.argv == before
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("look", ["the images as the network", "--out FILE", "--config-dir", "Nothing trains"]),
+        ("plan", ["--json", "--config-dir", "Nothing trains"]),
+        ("report", ["--out FILE", "from records alone"]),
+        ("models", ["--json", "PATTERN"]),
+        ("store", ["--clear PATTERN", "DIR", "outputs/store", "--clear 'runs/*'"]),
+    ],
+)
+def test_help_of_the_other_commands(
+    command: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.startswith(f"usage: warmstart {command} ")
+    assert [word for word in words if word not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["look", "--jsn"], "unrecognized arguments: --jsn"),
+        (["store", "--clear"], "argument --clear: expected at least one argument"),
+        (["store", "a", "b"], "unrecognized arguments: b"),
+    ],
+)
+def test_wrong_flags_of_the_other_commands(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(words)
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.endswith(f"error: {expected}\n")
 
 
 @pytest.mark.parametrize("command", ["train", "compare"])
@@ -221,19 +259,21 @@ class TestCompletion:
         return [line.split() for line in result.stdout.splitlines()]
 
     def test_completes_behind_the_subcommand(self, script: str) -> None:
-        command, key, option, comparison, later = self.complete(
+        command, key, option, comparison, later, looked = self.complete(
             script,
             "warmstart tr",
             "warmstart train mod",
             "warmstart train model=",
             "warmstart compare comparison=dig",
             "warmstart train model=resnet20 strategy=lin",
+            "warmstart look augment=crop_f",
         )
         assert command == ["train"]
         assert {"model=", "model."} == set(key)
         assert {"model=resnet20", "model=small_cnn"} <= set(option)
         assert "comparison=digits" in comparison
         assert later == ["strategy=linear_probe"]
+        assert looked == ["augment=crop_flip"]
 
     def test_is_for_the_command_alone(self, script: str) -> None:
         result = run("bash", "-c", f"{script}\ncomplete -p | sed 's/.* //'")

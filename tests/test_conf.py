@@ -6,6 +6,7 @@ The tests are parametrized over the files themselves: a new file is covered by i
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,7 +17,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 import warmstart
-from data.samples import write_cifar10, write_folder
+from data.layouts import WRITERS, write
+from data.samples import write_folder
 from tiny import write_configs
 from warmstart import ConfigError
 from warmstart.configs import folder
@@ -41,7 +43,9 @@ MODELS = {
 def options(group: str) -> list[str]:
     """Return the options of a group, such as ``digits/full`` of ``arm``."""
     root = CONF / group
-    return sorted(p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
+    names = (p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
+    # What other files of a group build on is no option.
+    return sorted(name for name in names if not name.startswith("_"))
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +96,8 @@ def test_option_takes_a_step(group: str, option: str, base: Path, tmp_path: Path
             *("data=image_folder", f"data.root={base / 'images'}", "batch_size=2"),
             *MODELS.get(option, []),
         ],
+        # Some need colours.
+        "augment": ["data=image_folder", f"data.root={base / 'images'}", "batch_size=2"],
         # No part of a run's identity: a finished run of another option would be taken.
         "logger": [f"out={tmp_path}"],
     }.get(group, [])
@@ -104,18 +110,50 @@ def test_option_takes_a_step(group: str, option: str, base: Path, tmp_path: Path
     assert record.curves["train"]["step"][-1] == record.config["steps"]
 
 
+def data_words(option: str, root: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    """Write a small version of a data set below `root`; return the overrides that read it."""
+    content = yaml.safe_load((CONF / "data" / f"{option}.yaml").read_text())
+    if option == "torchvision" or content["defaults"] == ["torchvision"]:
+        name = "usps" if option == "torchvision" else content["name"]
+        write(name, root, patch)
+        words = [f"data.name={name}", f"data.root={root}", "data.size=16"]
+        # Of two images of a class, one; of the three in no split, one for each.
+        fractions = ["data.val_fraction=0.33", "data.test_fraction=0.33"]
+        return [*words, *(fractions if option == "eurosat" else ["data.val_fraction=0.5"])]
+    files = list(write_folder(root / "images", {"a": 20, "b": 20}, shape=(8, 8, 3)))
+    if option == "image_folder":
+        return [f"data.root={root / 'images'}"]
+    if option in ("list_files", "table"):
+        comma = option == "table"
+        rows = [",".join([file, file[0]]) if comma else f"{file} {file[0]}" for file in files]
+        path = root / f"list.{'csv' if comma else 'txt'}"
+        path.write_text("\n".join([*(["path,label"] if comma else []), *rows]))
+        return [f"data.{'file' if comma else 'train_file'}={path}", f"data.root={root / 'images'}"]
+    if option in ("arrays", "medmnist"):
+        pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+        arrays = {"images": pixels, "labels": np.arange(40) % 2}
+        if option == "medmnist":
+            parts = {"train": slice(0, 20), "val": slice(20, 30), "test": slice(30, 40)}
+            arrays = {f"{s}_{k}": v[p] for s, p in parts.items() for k, v in arrays.items()}
+        np.savez(root / "set.npz", **arrays)
+        return [f"data.file={root / 'set.npz'}"]
+    if option == "huggingface":
+        return [f"data.name={root / 'images'}"]
+    return {"digits": [], "glyphs": ["data.variants=10"]}[option]
+
+
 @pytest.mark.parametrize("option", options("data"))
-def test_data_takes_a_step(option: str, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    overrides = {
-        "image_folder": [f"data.root={base / 'images'}"],
-        "cifar10": [f"data.root={base / 'cifar'}", "model=resnet20"],
-        "glyphs": ["data.variants=10"],
-    }.get(option, [])
-    if option == "cifar10":
-        write_cifar10(base / "cifar", monkeypatch)
-    record = train(base, "steps=1", f"data={option}", *overrides)
+def test_data_takes_a_step(
+    option: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = train(base, "steps=1", f"data={option}", *data_words(option, tmp_path, monkeypatch))
     assert record.choices["data"] == option
     assert record.test_opened == 1
+
+
+def test_every_set_of_torchvision_with_a_file_of_its_own_has_a_writer() -> None:
+    named = (yaml.safe_load(path.read_text()).get("name") for path in (CONF / "data").glob("*"))
+    assert {name for name in named if name not in (None, "???")} <= set(WRITERS)
 
 
 @pytest.mark.parametrize("option", options("trainer"))

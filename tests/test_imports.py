@@ -21,8 +21,18 @@ CONF = Path(__file__).parents[1] / "conf"
 # From the ground up. An entry holds a module and everything under it; the longest entry wins.
 # A module may import its own layer and the layers above it in this list.
 LAYERS = {
-    "ground": ["warmstart.digests", "warmstart.errors", "warmstart.randomness", "warmstart.store"],
+    "ground": [
+        "warmstart.digests",
+        "warmstart.errors",
+        "warmstart.fetch",
+        "warmstart.randomness",
+        "warmstart.store",
+    ],
     "pure": [
+        "warmstart.data.duplicates",
+        "warmstart.data.preparation",
+        "warmstart.data.samples",
+        "warmstart.data.splits",
         "warmstart.data.subsets",
         "warmstart.models.layers",
         "warmstart.strategies.phases",
@@ -41,6 +51,7 @@ LAYERS = {
     "one run": [
         "warmstart.configs",
         "warmstart.environment",
+        "warmstart.feed",
         "warmstart.identity",
         "warmstart.initial",
         "warmstart.memory",
@@ -50,6 +61,7 @@ LAYERS = {
         "warmstart.run",
         "warmstart.scalars",
         "warmstart.screening",
+        "warmstart.sight",
     ],
     # "warmstart" is the package's __init__ alone, or no module could be unknown.
     "the door": [
@@ -61,8 +73,10 @@ LAYERS = {
         "warmstart.catalogue",
         "warmstart.cells",
         "warmstart.cli",
+        "warmstart.look",
         "warmstart.preview_table",
         "warmstart.progress",
+        "warmstart.stock",
         "warmstart.summary",
         "warmstart.sweep",
     ],
@@ -173,7 +187,8 @@ def test_every_library_is_a_declared_dependency():
     """What is imported must be asked for by us, not come along with something else."""
     with (SOURCE.parent / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
-    asked = [*project["dependencies"], *project["optional-dependencies"]["timm"]]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *extras["datasets"], *extras["timm"]]
     declared = {re.split(r"[<>=]", line)[0] for line in asked}
     homes = packages_distributions()
 

@@ -57,7 +57,9 @@ class Killed:
         assert [int(step) for step in rows] == sorted(steps)
         # Neither checkpoints nor half-written files are left.
         names = {path.name for path in self.folder.iterdir()}
-        assert names == {"result.json", "predictions.npz", "best.safetensors", "metrics.csv"}
+        assert names == {
+            *("result.json", "predictions.npz", "test_openings", "best.safetensors", "metrics.csv")
+        }
 
 
 def test_killed_twice_between_two_validations(tmp_path: Path) -> None:

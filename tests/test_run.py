@@ -111,7 +111,9 @@ def record(out: Path) -> Record:
 class TestWhatIsKept:
     def test_files(self, record: Record, out: Path) -> None:
         names = {path.name for path in folder_of(record, out).iterdir()}
-        assert names == {"result.json", "predictions.npz", "best.safetensors", "metrics.csv"}
+        assert names == {
+            *("result.json", "predictions.npz", "test_openings", "best.safetensors", "metrics.csv")
+        }
         assert json.loads((folder_of(record, out) / "result.json").read_text())["key"] == record.key
 
     def test_the_best_of_validation_is_what_is_evaluated(self, record: Record) -> None:
@@ -173,7 +175,7 @@ class TestWhatIsKept:
     def test_keep_none_keeps_no_weights(self, tmp_path: Path) -> None:
         record = warmstart.train(["steps=2", "keep=none", f"out={tmp_path}"])
         names = {path.name for path in folder_of(record, tmp_path).iterdir()}
-        assert names == {"result.json", "predictions.npz", "metrics.csv"}
+        assert names == {"result.json", "predictions.npz", "test_openings", "metrics.csv"}
 
     def test_without_test_the_test_split_stays_closed(self, tmp_path: Path) -> None:
         record = warmstart.train(["steps=2", "test=false", f"out={tmp_path}"])

@@ -1,23 +1,26 @@
-"""The loss of a training step, auxiliary classifiers among it, by hand and in real fits."""
+"""The loss of a training step by hand: auxiliary classifiers, class weights, mixed targets."""
 
 from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from warmstart.callbacks.phases import PhaseSchedule
-from warmstart.data.batches import Preprocess, TrainBatches, eval_loader, train_loader
+from warmstart.data.augment.mixing import Mix
+from warmstart.data.batches import TrainBatches, eval_loader, train_loader
+from warmstart.data.preprocess import Preprocess
 from warmstart.models.architecture import Input
 from warmstart.models.layers import layer_groups
 from warmstart.optim.optimizers import sgd
 from warmstart.optim.schedules import constant
 from warmstart.randomness import derive
 from warmstart.strategies.phases import full, linear_probe, partial
-from warmstart.task import Classification
+from warmstart.task import Classification, class_weights
 from warmstart.trainer import Hardware
 
 CLASSES, SIZE, BATCH = 3, 32, 4
@@ -50,7 +53,7 @@ def classification(model, groups=(), **options):
         Preprocess(Input(None, 3, (0.5,) * 3, (0.25,) * 3), augment=None, channels_last=False),
         optimizer=lambda: sgd(groups, lr=0.1, momentum=0.9),
         seed=0,
-        **options,
+        **{"classes": CLASSES, **options},
     )
 
 
@@ -63,7 +66,7 @@ def forward(model, task, batch, step):
 @pytest.fixture
 def batches(make_split):
     split = make_split(12, size=SIZE, channels=3)
-    return TrainBatches(split, batch_size=BATCH, columns=0, seed=0)
+    return TrainBatches(split, batch_size=BATCH, seed=0)
 
 
 @pytest.mark.parametrize("step", [0, 3])
@@ -168,3 +171,166 @@ def test_auxiliary_classifiers_move_with_their_group_alone(
         for name, parameter in group.parameters.items():
             assert torch.equal(parameter, before[name]) == (group.name not in trained), name
     assert task.val_sums[2] == 3
+
+
+def constant_batch(labels):
+    labels = torch.tensor(labels)
+    return torch.zeros(len(labels), 4, 4, 3, dtype=torch.uint8), labels, torch.empty(len(labels), 0)
+
+
+def test_class_weights_by_hand():
+    # 6 images of 3 classes: 6 / (3 * 3), 6 / (3 * 1), 6 / (3 * 2).
+    labels = np.array([0, 1, 0, 2, 0, 2])
+    weights = class_weights(labels, 3)
+    assert weights.dtype == torch.float32
+    assert weights.tolist() == pytest.approx([2 / 3, 2, 1])
+    assert weights[labels].mean().item() == pytest.approx(1)
+
+
+# The logits of Fixed are 0 and 1: the losses of the labels 0 and 1.
+LOSSES = np.log(1 + np.e), np.log(1 + 1 / np.e)
+
+
+@pytest.mark.parametrize("labels", [[0, 0], [0, 1], [1, 1, 1, 0]])
+def test_weighted_loss_by_hand(labels):
+    # A class of weight 3 counts three times, in a batch of its own too.
+    weights = torch.tensor([3.0, 0.5])
+    task = classification(
+        Fixed(torch.zeros(2)), classes=2, class_weights=weights, auxiliary_weight=0.25
+    )
+    loss = task.train().training_step(constant_batch(labels), 0)
+    main = np.mean([weights[label] * LOSSES[label] for label in labels])
+    auxiliary = np.mean([weights[label] * np.log(2) for label in labels])
+    assert loss.item() == pytest.approx(main + 0.25 * auxiliary)
+    assert task.train_sums.tolist() == pytest.approx(
+        [len(labels) * main, labels.count(1), len(labels)]
+    )
+    # The loss of validation knows no weights.
+    task.eval().on_validation_epoch_start()
+    task.validation_step(constant_batch(labels), 0)
+    assert task.val_sums[0].item() == pytest.approx(sum(LOSSES[label] for label in labels))
+
+
+def test_weights_of_balanced_classes_change_nothing(model, batches):
+    twin = copy.deepcopy(model)
+    weights = class_weights(batches.split.labels, CLASSES)
+    assert weights.tolist() == [1, 1, 1]
+    plain = classification(model, auxiliary_weight=0.3).train()
+    weighted = classification(twin, auxiliary_weight=0.3, class_weights=weights).train()
+    for step in range(2):
+        losses = [task.training_step(batches[step], step) for task in (plain, weighted)]
+        assert torch.equal(*losses)
+        for loss in losses:
+            loss.backward()
+    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+
+
+def halves(x, labels, classes):
+    """Mix every image with the next one, evenly."""
+    soft = F.one_hot(labels, classes).float()
+    return (x + x.roll(1, 0)) / 2, (soft + soft.roll(1, 0)) / 2
+
+
+@pytest.mark.parametrize("weights", [None, [3.0, 0.5]])
+def test_mixed_targets_by_hand(weights):
+    task = classification(
+        Fixed(torch.zeros(2)),
+        classes=2,
+        mix=halves,
+        class_weights=None if weights is None else torch.tensor(weights),
+        auxiliary_weight=0.25,
+    )
+    loss = task.train().training_step(constant_batch([0, 0, 1]), 0)
+    # The targets are (1/2, 1/2), (1, 0), (1/2, 1/2): masses of 2 and 1.
+    of_zero, of_one = weights or (1, 1)
+    main = (2 * of_zero * LOSSES[0] + 1 * of_one * LOSSES[1]) / 3
+    auxiliary = (2 * of_zero + 1 * of_one) * np.log(2) / 3
+    assert loss.item() == pytest.approx(main + 0.25 * auxiliary)
+    # Class 1 is predicted throughout: its mass is what is right of the three.
+    assert task.train_sums.tolist() == pytest.approx([3 * main, 1, 3])
+
+
+@pytest.mark.parametrize("alphas", [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)])
+def test_the_mixes_of_the_augmentation(batches, alphas):
+    mix = Mix(mixup=alphas[0], cutmix=alphas[1])
+    task = classification(Pixels(), mix=mix, class_weights=torch.tensor([0.5, 1.0, 1.5])).train()
+    for step in (0, 1):
+        loss = task.training_step(batches[step], step)
+        pixels, labels, uniforms = batches[step]
+        torch.manual_seed(derive(0, "step", step))
+        x, soft = mix(task.preprocess(pixels, uniforms, train=True), labels, CLASSES)
+        torch.testing.assert_close(soft.sum(dim=1), torch.ones(BATCH))
+        weighted = soft * torch.tensor([0.5, 1.0, 1.5])
+        logs = task.model(x).log_softmax(dim=1)
+        torch.testing.assert_close(loss, -(weighted * logs).sum() / BATCH)
+
+
+class Pixels(nn.Module):
+    """Answers with the first three values of an image."""
+
+    def forward(self, x):
+        return x.flatten(1)[:, :CLASSES]
+
+
+def test_validation_and_prediction_do_not_mix():
+    task = classification(Fixed(), classes=2, mix=None)
+    mixing = classification(Fixed(), classes=2, mix=halves)
+    for one in (task, mixing):
+        one.eval().on_validation_epoch_start()
+        one.validation_step(constant_batch([0, 1, 1]), 0)
+    assert torch.equal(task.val_sums, mixing.val_sums)
+    assert mixing.predict_step(constant_batch([0, 1, 1]), 0).tolist() == [[0.0, 1.0]] * 3
+
+
+class Noisy(nn.Module):
+    """Keeps what it sees; draws as many numbers as it is told to."""
+
+    def __init__(self, draws):
+        super().__init__()
+        self.logits, self.draws, self.seen = nn.Parameter(torch.zeros(2)), draws, []
+
+    def forward(self, x):
+        torch.rand(self.draws)
+        self.seen.append(x)
+        return self.logits.expand(len(x), -1)
+
+
+def test_the_mix_is_the_same_whatever_the_model_draws():
+    def noise(x, labels, classes):
+        return x + torch.rand(1), F.one_hot(labels, classes).float()
+
+    seen = []
+    for draws in (0, 5):
+        model = Noisy(draws)
+        task = classification(model, classes=2, mix=noise).train()
+        for step in (0, 1, 0):
+            task.training_step(constant_batch([0, 1]), step)
+        seen.append(torch.stack(model.seen))
+    assert torch.equal(*seen)
+    assert torch.equal(seen[0][0], seen[0][2])  # a function of seed and step
+    assert not torch.equal(seen[0][0], seen[0][1])
+
+
+@pytest.mark.parametrize("mix", [None, halves])
+@pytest.mark.parametrize("weights", [None, torch.tensor([3.0, 0.5])])
+def test_half_precision_gives_the_same_loss(mix, weights):
+    found = []
+    for enabled in (False, True):
+        task = classification(Rounding(enabled), classes=2, mix=mix, class_weights=weights)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            found.append(task.train().training_step(constant_batch([0, 0, 1]), 0))
+    assert found[1].dtype == torch.float32
+    assert torch.equal(*found)
+
+
+class Rounding(Fixed):
+    """`Fixed`, whose answers are of the precision that autocast gives them."""
+
+    def __init__(self, half):
+        super().__init__()
+        self.half_precision = half
+
+    def forward(self, x):
+        logits = super().forward(x)
+        return logits.bfloat16() if self.half_precision else logits

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,7 +17,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 import warmstart
-from warmstart.data.batches import Batch, EvalBatches, Preprocess, TrainBatches
+from warmstart.data.batches import Batch, EvalBatches, TrainBatches
+from warmstart.data.preprocess import Preprocess
 from warmstart.plan import prepare
 
 Ready = tuple[Tensor, Tensor]
@@ -27,8 +30,9 @@ def ready(
     """Return what makes the model of a run, and its batches: finished images and labels."""
     run = prepare(warmstart.compose(["trainer=cpu", *overrides]))
     images, size = run.images, run.config["batch_size"]
-    train = TrainBatches(images.train, batch_size=size, columns=0, seed=0)
-    val, test = EvalBatches(images.val), EvalBatches(images.test)
+    train = TrainBatches(images.train, batch_size=size, seed=0)
+    val = EvalBatches(images.val)
+    test = EvalBatches(images.test.open(Path(os.devnull)))
     cut = {
         "train": [train[index] for index in range(steps)],
         "val": [val[index] for index in range(len(val))],

@@ -10,16 +10,17 @@ from typing import Any
 
 import yaml
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from warmstart.configs import folder as conf_folder
 from warmstart.errors import ConfigError, RunError, choose
 from warmstart.progress import Display
+from warmstart.results.metric import Size, mixture, training_size
 from warmstart.results.record import Record
 from warmstart.store import publish
 from warmstart.sweep import Cell
 
-_AXES = ("arm", "data.per_class", "seed")
+_AXES = ("arm", "data.per_class", "data.fraction", "data.fold", "seed")
 
 
 class Sweep:
@@ -44,7 +45,7 @@ class Sweep:
         self.display.note(f"checking {len(cells)} runs before the first one starts")
         entries, left = [], []
         known: set[str] = set()
-        inputs: dict[tuple[int | None, int], dict[str, str]] = {}
+        inputs: dict[tuple[Size, int, int | None], dict[str, str]] = {}
         for cell in cells:
             _check_arm(cell.config, arguments)
             label = " ".join(cell.swept) or "run"
@@ -52,14 +53,15 @@ class Sweep:
                 run = prepare(cell.config)
             except ConfigError as error:
                 raise ConfigError(f"{error} (in the cell {label})") from error
-            entries.append(self._entry(cell, run.key))
+            entry = self._entry(cell, run.key)
+            entries.append(entry)
             self._labels[run.key] = label
-            same = inputs.setdefault((entries[-1]["size"], entries[-1]["seed"]), {})
-            same.setdefault(str(run.input), entries[-1]["arm"])
+            same = inputs.setdefault((entry["size"], entry["seed"], entry["fold"]), {})
+            same.setdefault(str(run.input), entry["arm"])
             if run.key not in known and run.finished() is None:
                 left.append(cell)
             known.add(run.key)
-        _check_declaration(cells[0].config, [entry["arm"] for entry in entries])
+        _check_declaration(cells[0].config, entries)
         self._write(cells[0].config, entries)
         differing = next((arms for arms in inputs.values() if len(arms) > 1), None)
         if differing and cells[0].config.comparison is not None:
@@ -105,7 +107,7 @@ class Sweep:
 
     def _entry(self, cell: Cell, key: str) -> dict[str, Any]:
         swept = dict(line.split("=", 1) for line in cell.swept)
-        arm = cell.config.arm or _arm_of(cell.config)
+        arm, data = cell.config.arm or _arm_of(cell.config), cell.config.data
         # The name of an arm without a file says these already.
         told = (*_AXES, *(() if cell.config.arm else ("init", "strategy")))
         extra = [f"{name}={value}" for name, value in swept.items() if name not in told]
@@ -113,8 +115,9 @@ class Sweep:
         return {
             "key": key,
             "arm": " ".join([arm, *extra]),
-            "size": OmegaConf.select(cell.config, "data.per_class"),
+            "size": training_size(data.get("per_class"), data.get("fraction")),
             "seed": cell.config.seed,
+            "fold": data.get("fold"),
             "overrides": cell.overrides,
             "command": shlex.join(["warmstart", "train", *flags, *cell.overrides]),
         }
@@ -138,11 +141,14 @@ class Sweep:
         publish(self.folder / "cells.json", lambda part: _write_text(part, text))
 
 
-def _check_declaration(config: DictConfig, arms: Sequence[str]) -> None:
+def _check_declaration(config: DictConfig, entries: Sequence[dict[str, Any]]) -> None:
     """Refuse a comparison whose report could not say anything."""
     declared = config.comparison
     if declared is None:
         return
+    if problem := mixture([e["size"] for e in entries], [e["fold"] for e in entries]):
+        raise ConfigError(f"the comparison {declared.name} cannot be compared: {problem}")
+    arms = [entry["arm"] for entry in entries]
     # A label is the arm's name, followed by what else was swept.
     names = {arm.split(" ")[0] for arm in arms}
     if declared.reference is not None and declared.reference not in {*arms, *names}:

@@ -1,4 +1,4 @@
-"""The command: ``warmstart train | compare | plan | report | models``."""
+"""The command: ``warmstart train | compare | look | plan | report | models | store``."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ From scratch, or from pretrained weights? Compare them on your own images, with 
 commands:
   train [overrides]                      one run; -m sweeps over values with commas
   compare comparison=NAME [overrides]    arms x data sizes x seeds, then the report
+  look [overrides] [--out FILE]          the images as training will see them, and what is wrong
   plan [overrides] [--json]              what training would do, before anything trains
   report DIR... [--out FILE]             table and HTML from the records on disk
   models [PATTERN] [--json]              the architectures, their sizes and known weights
+  store [DIR] [--clear PATTERN...]       what is kept for later runs: list it, empty it
 
   warmstart COMMAND --help               more about one of them
   warmstart --version
 """
-_COMMANDS = ("train", "compare", "plan", "report", "models")
+_COMMANDS = ("train", "compare", "look", "plan", "report", "models", "store")
+_TAKING_OVERRIDES = ("train", "compare", "look", "plan")
 _DONE, _FAILED, _WRONG, _INTERRUPTED = 0, 1, 2, 130
 
 
@@ -70,14 +73,11 @@ def _dispatch(args: list[str]) -> int:
     command, rest = args[0], args[1:]
     if command in ("-sc", "--shell-completion"):
         return _complete(args)
-    if command == "report":
-        return _report(rest)
-    if command == "models":
-        return _models(rest)
-    if command == "plan":
-        return _plan(rest)
     if command in ("train", "compare"):
         return _hydra(command, rest)
+    if command in _OTHERS:
+        _OTHERS[command](rest)
+        return _DONE
     raise ConfigError(
         f"there is no command {command!r}; use one of {', '.join(_COMMANDS)}"
         f"{nearest(command, _COMMANDS)}"
@@ -99,7 +99,7 @@ def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _report(args: list[str]) -> int:
+def _report(args: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="warmstart report",
         description="Print the table of a comparison and write its HTML page, from records alone.",
@@ -118,10 +118,9 @@ def _report(args: list[str]) -> int:
     from warmstart.summary import summarize
 
     summarize(options.folders, options.out)
-    return _DONE
 
 
-def _models(args: list[str]) -> int:
+def _models(args: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="warmstart models",
         description="List the architectures; with a pattern, also their sizes and known weights.",
@@ -137,25 +136,80 @@ def _models(args: list[str]) -> int:
     from warmstart.catalogue import show
 
     show(options.pattern, as_json=options.json)
-    return _DONE
 
 
-def _plan(args: list[str]) -> int:
+def _plan(args: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="warmstart plan",
         description="Show what `warmstart train` with the same overrides would do: layer groups, "
         "their weights, rates and phases, memory and files. Nothing trains.",
     )
-    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as of warmstart train")
+    _add_overrides(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
-    parser.add_argument(
-        "--config-dir", "-cd", action="append", default=[], metavar="DIR", help="configs of yours"
-    )
     options = parser.parse_intermixed_args(args)
     from warmstart.preview_table import plan_command
 
     plan_command(options.overrides, config_dirs=options.config_dir, as_json=options.json)
-    return _DONE
+
+
+def _look(args: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="warmstart look",
+        description="Show the data of `warmstart train` with the same overrides, in the terminal "
+        "and as a page: classes, sizes, damaged files, duplicates, and the images as the network "
+        "will see them. Nothing trains.",
+    )
+    _add_overrides(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page (default: OUT/looks/DATA.html)",
+    )
+    options = parser.parse_intermixed_args(args)
+    from warmstart.look.command import look_command
+
+    look_command(options.overrides, config_dirs=options.config_dir, out=options.out)
+
+
+def _store(args: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="warmstart store",
+        description="List what is kept for later runs (decoded images, unpacked archives, fetched "
+        "weights, source runs), or delete some of it. What is deleted is made again when a run "
+        "needs it. What was trained goes only by its own name, as with --clear 'runs/*'; what a "
+        "process is at stays.",
+    )
+    parser.add_argument(
+        "folder", nargs="?", type=Path, metavar="DIR", help="the store (default: outputs/store)"
+    )
+    parser.add_argument(
+        "--clear",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="delete entries of these names or kinds: images/digits-8, images, '*cifar10*'",
+    )
+    options = parser.parse_args(args)
+    from warmstart.stock import stock_command
+
+    stock_command(options.folder, clear=options.clear)
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as of warmstart train")
+    parser.add_argument(
+        "--config-dir", "-cd", action="append", default=[], metavar="DIR", help="configs of yours"
+    )
+
+
+_OTHERS = {
+    "look": _look,
+    "plan": _plan,
+    "report": _report,
+    "models": _models,
+    "store": _store,
+}
 
 
 def _complete(args: list[str]) -> int:
@@ -176,7 +230,7 @@ def _without_subcommand() -> Iterator[str | None]:
         print(" ".join(name for name in _COMMANDS if name.startswith(given)))
         yield None
         return
-    if words[1] not in ("train", "compare", "plan"):
+    if words[1] not in _TAKING_OVERRIDES:
         yield None
         return
     shorter = line.replace(f"{words[1]} ", "", 1)

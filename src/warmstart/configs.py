@@ -18,6 +18,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from warmstart.data.preparation import Preparation
 from warmstart.errors import ConfigError, choose, nearest
 from warmstart.screening import check_config_dirs, check_overrides, quoted
 
@@ -33,8 +34,9 @@ TARGETS = {
     "trainer": "warmstart.trainer.",
     "logger": "warmstart.callbacks.",
 }
-# What the run itself reads in a group's node, and what it passes to the target.
-OWN_KEYS = {"data": {"per_class"}, "model": {"weights", "channels"}}
+# What the run itself reads in a group's node: for data, what all sources share.
+PREPARATION = inspect.signature(Preparation).parameters
+OWN_KEYS = {"data": set(PREPARATION), "model": {"weights", "channels"}}
 # What the run passes to the targets: no keys of a config.
 _PASSED = {"groups", "steps", "store", "folder", "labels"}
 # The types in the targets' signatures, in words and as a config holds them.
@@ -180,12 +182,13 @@ def _check_node(name: str, node: Any) -> None:
     if not str(getattr(found, "__module__", "")).startswith("warmstart.") or not callable(found):
         raise ConfigError(f"{name}._target_ is {target!r}, which is not of warmstart")
     takes = inspect.signature(found).parameters
-    allowed = set(takes) | OWN_KEYS.get(name, set())
+    typed = {**(PREPARATION if name == "data" else {}), **takes}
+    allowed = set(typed) | OWN_KEYS.get(name, set())
     for key, value in node.items():
         if key != "_target_" and key not in allowed:
-            raise _no_key(f"{name}.{key}", allowed - _PASSED)
-        if key in takes:
-            _check_type(f"{name}.{key}", value, str(takes[key].annotation))
+            raise _no_key(f"{name}.{key}", allowed - (_PASSED - set(node)))
+        if key in typed:
+            _check_type(f"{name}.{key}", value, str(typed[key].annotation))
     for key, parameter in takes.items():
         if parameter.default is parameter.empty and key not in {*node, *_PASSED, "name"}:
             raise ConfigError(f"{name}.{key} has no value; give it one: {name}.{key}=VALUE")
@@ -220,6 +223,7 @@ def explained(overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) ->
             path.relative_to(root / group).with_suffix("").as_posix()
             for root in (folder(), *map(Path, config_dirs))
             for path in (root / group).rglob("*.yaml")
+            if not path.name.startswith("_")  # what others build on
         }
         raise choose(group, option, found or error.options or sorted(TARGETS)) from error
     except ValueError as error:

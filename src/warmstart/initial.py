@@ -14,8 +14,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from warmstart.data.batches import EvalBatches, Preprocess, TrainBatches
+from warmstart.data.batches import EvalBatches, TrainBatches
 from warmstart.data.images import Split
+from warmstart.data.preprocess import Preprocess
 from warmstart.errors import ConfigError
 from warmstart.identity import identity
 from warmstart.models import autoencoder, calibration, layers, schemes, transfer
@@ -196,7 +197,7 @@ def _pretrain(
     progress: Progress | None,
 ) -> None:
     """Load the weights of the layer-wise pretraining, which is done once for all runs alike."""
-    split, images = run.images.train, "\n".join([run.data_digest, *run.images.train.ids])
+    split, images = run.images.train, "\n".join([run.dataset.digest, *run.images.train.ids])
     if run.unlabelled is not None:
         split, images = run.unlabelled
     own = identity(run.config)
@@ -250,7 +251,7 @@ class _Examples:
     def __init__(self, run: Run, split: Split) -> None:
         self._split = split
         self._batches = TrainBatches(
-            split, batch_size=run.config["batch_size"], columns=0, seed=run.config["seed"]
+            split, batch_size=run.config["batch_size"], seed=run.config["seed"]
         )
         self._preprocess = Preprocess(run.input, augment=None, channels_last=False)
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from warmstart.callbacks.phases import PhaseSchedule
-from warmstart.data.batches import EVAL_BATCH
+from warmstart.data.batches import eval_batch
 from warmstart.models.layers import LayerGroup, layer_groups
 from warmstart.plan import Run
 from warmstart.strategies.phases import Phase
@@ -71,12 +71,14 @@ def estimate(
         steps.append(training_step_bytes(model, (run.config["batch_size"], *image)))
         trains = [parameter for parameter in model.parameters() if parameter.requires_grad]
         trained = max(trained, trains, key=len)
-    largest_split = max(len(run.images.val), len(run.images.test))
+    views = len(run.crops) if run.crops else 1
+    most = max(len(run.images.val), len(run.images.test))
+    batch = views * min(eval_batch(*run.images.size, views=views), most)
     return Memory(
         model=sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())),
         optimizer=optimizer_bytes(optimizer, trained),
         training_step=max(steps),
-        validation_step=validation_step_bytes(model, (min(EVAL_BATCH, largest_split), *image)),
+        validation_step=validation_step_bytes(model, (batch, *image)),
     )
 
 

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from warmstart import configs
+from warmstart import configs, feed
 from warmstart.callbacks.phases import check_statistics
-from warmstart.data.batches import Augment, input_of, with_channels
+from warmstart.data.augment.pipeline import Augment
+from warmstart.data.dataset import Dataset
 from warmstart.data.images import Images, Split
-from warmstart.data.unlabelled import unlabelled_folder
+from warmstart.data.views import Crops, crops_of
 from warmstart.errors import ConfigError
 from warmstart.identity import key
 from warmstart.models import layers
@@ -41,12 +41,13 @@ class Run:
         key: Its identity.
         config: Resolved, with device, steps and intervals filled in.
         folder: ``OUT/runs/KEY``.
+        dataset: The whole data set.
         images: With the training subset of this run.
-        data_digest: Of the whole data set.
         input: What the model takes.
         init: What the weights are before step 0.
         weights: What to load, or None.
         source: The run that makes these weights, which must be finished first.
+        crops: Of every image at the final evaluation; None for its centre alone.
         unlabelled: Images for the pretraining without labels, and their digest; None takes those
             of the run.
     """
@@ -55,8 +56,8 @@ class Run:
     config: dict[str, Any]
     folder: Path
     hardware: Hardware
+    dataset: Dataset
     images: Images
-    data_digest: str
     architecture: Architecture
     input: Input
     init: Init
@@ -66,6 +67,7 @@ class Run:
     phases: list[Phase]
     schedule: Schedule
     augment: Augment
+    crops: Crops | None
 
     @property
     def steps(self) -> int:
@@ -113,23 +115,21 @@ def _prepare(cfg: DictConfig, chain: tuple[str, ...]) -> Run:
     hardware: Hardware = configs.build("trainer", config["trainer"])
     architecture: Architecture = configs.build("model", config["model"])
     init: Init = configs.build("init", config["init"])
-    source, weights = _weights(config, architecture, init, chain)
-    # Without what the run does to the data itself: all sizes of a comparison share one reading.
-    node = {k: v for k, v in config["data"].items() if k not in configs.OWN_KEYS["data"]}
-    wanted = weights.input if weights and weights.input else architecture.input
-    data, digest = _data(json.dumps([node, wanted.size if wanted else None, config["store"]]))
-    images = data.per_class(config["data"].get("per_class"), seed=config["seed"])
-    wanted = with_channels(
-        wanted or input_of(images), config["model"]["channels"], given=images.channels
-    )
+    source, weights = weights_of(config, architecture, init, chain)
+    seen = feed.feed(config, wanted_input(weights, architecture))
+    images, wanted, augment = seen.images, seen.input, seen.augment
     unlabelled = _unlabelled(config, init, images)
 
     config = {**config, "trainer": hardware.resolved(), **length(config, images=len(images.train))}
+    if augment.mix is not None and config["batch_size"] < 2:
+        raise ConfigError(
+            f"batch_size is {config['batch_size']}, but augment.mixup and augment.cutmix mix the "
+            "images of a batch; give a batch_size of at least 2"
+        )
     steps, layout = config["steps"], architecture.layout
     phases = configs.build("strategy", config["strategy"], groups=len(layout), steps=steps)
     schedule = configs.build("scheduler", config["scheduler"], steps=max(1, steps))
     configs.build("optimizer", config["optimizer"], [_probe_group()])
-    augment = configs.build("augment", config["augment"])
     groups = _groups(
         json.dumps(config["model"]), wanted.channels, len(images.classes), max(images.size)
     )
@@ -138,7 +138,13 @@ def _prepare(cfg: DictConfig, chain: tuple[str, ...]) -> Run:
     identifier = key(
         config,
         input=dataclasses.asdict(wanted),
-        data="+".join([digest, *([unlabelled[1]] if unlabelled else [])]),
+        data="+".join(
+            [
+                seen.dataset.digest,
+                seen.dataset.images.digest,
+                *([unlabelled[1]] if unlabelled else []),
+            ]
+        ),
         weights=loaded.digest if loaded else None,
     )
     return Run(
@@ -146,8 +152,8 @@ def _prepare(cfg: DictConfig, chain: tuple[str, ...]) -> Run:
         config=config,
         folder=Path(config["out"]) / "runs" / identifier,
         hardware=hardware,
+        dataset=seen.dataset,
         images=images,
-        data_digest=digest,
         architecture=architecture,
         input=wanted,
         init=init,
@@ -157,13 +163,14 @@ def _prepare(cfg: DictConfig, chain: tuple[str, ...]) -> Run:
         phases=phases,
         schedule=schedule,
         augment=augment,
+        crops=crops_of(config, images.train),
     )
 
 
-def _weights(
-    config: Mapping[str, Any], architecture: Architecture, init: Init, chain: tuple[str, ...]
+def weights_of(
+    config: Mapping[str, Any], architecture: Architecture, init: Init, chain: tuple[str, ...] = ()
 ) -> tuple[Run | None, Weights | None]:
-    """Return the weights of the run, or those that its comparison starts from.
+    """Return the weights of the run and the run that makes them, or those of its comparison.
 
     A run from scratch takes over their preprocessing alone: within a comparison all arms see the
     same pixels.
@@ -203,25 +210,10 @@ def _source_run(
     return _prepare(cfg, (*chain, name))
 
 
-@functools.lru_cache(maxsize=4)
-def _data(request: str) -> tuple[Images, str]:
-    """Load a data set; the cells of a comparison share it."""
-    node, size, folder = json.loads(request)
-    images: Images = configs.build("data", node, size=size, store=Path(folder))
-    return images, images.digest
-
-
 def _unlabelled(config: Mapping[str, Any], init: Init, images: Images) -> tuple[Split, str] | None:
     if not isinstance(init, Autoencoder) or init.unlabelled is None:
         return None
-    return _unlabelled_folder(str(init.unlabelled), config["store"], max(images.size))
-
-
-@functools.lru_cache(maxsize=2)
-def _unlabelled_folder(root: str, store: str, size: int) -> tuple[Split, str]:
-    pixels, digest = unlabelled_folder(Path(root), store=Path(store), size=size)
-    ids = tuple(str(number) for number in range(len(pixels)))
-    return Split.of(pixels, np.zeros(len(pixels)), ids), digest
+    return feed.unlabelled(str(init.unlabelled), config["store"], max(images.size))
 
 
 @functools.lru_cache(maxsize=8)
@@ -236,10 +228,15 @@ def _groups(node: str, channels: int, classes: int, size: int) -> list[layers.La
     return layers.layer_groups(model, architecture.layout)
 
 
+def wanted_input(weights: Weights | None, architecture: Architecture) -> Input | None:
+    """Return the input that the weights, or else the architecture, ask for."""
+    return (weights.input if weights else None) or architecture.input
+
+
 def forget() -> None:
     """Read data and source configs anew the next time: files may have changed since."""
-    for cache in (_data, _source_run, _unlabelled_folder):
-        cache.cache_clear()
+    feed.forget()
+    _source_run.cache_clear()
 
 
 def _probe_group() -> layers.LayerGroup:

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from warmstart.data.batches import eval_loader
-from warmstart.data.images import Split
+from warmstart.data.images import Split, Vault
+from warmstart.data.views import Crops
 from warmstart.metrics import classification_metrics
 from warmstart.store import publish
 from warmstart.task import Classification
 
+OPENINGS = "test_openings"
+"""Beside the predictions: the file in which every opening of a closed split is written down."""
+
 
 def evaluate(
     task: Classification,
-    splits: Mapping[str, Split],
+    splits: Mapping[str, Split | Vault],
     *,
     trainer: pl.Trainer,
     classes: Sequence[str],
     weights: str,
     path: Path,
+    crops: Crops | None = None,
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
     """Predict every split once, write the predictions, and return the metrics.
 
@@ -33,25 +42,40 @@ def evaluate(
 
     Args:
         task: With the weights to evaluate.
-        splits: By name, ``val`` and perhaps ``test``.
+        splits: By name, ``val`` and perhaps ``test``. A vault is opened when its predictions are
+            not there yet, and this is written down in `OPENINGS`.
         trainer: Gives the device and the precision.
         classes: Names, kept in the file.
         weights: Digest of the weights, kept in the file.
         path: ``predictions.npz``: ``classes``, ``weights``, and for each split S ``S_ids``,
-            ``S_labels`` (int64 [n]) and ``S_logits`` (float32 [n, classes]).
+            ``S_labels`` (int64 [n]) and ``S_logits`` (float32 [n, classes]): with several crops
+            their mean, or the logarithm of their mean probabilities.
+        crops: What is shown of each image; None shows the pictures that training had.
+        workers: Processes that make batches.
+        progress: Called with the images that are predicted, and all images.
 
     Returns:
         ``split/name`` to value.
     """
     arrays = _written(path, weights)
-    if any(f"{name}_logits" not in arrays for name in splits):
-        arrays = {"classes": np.array(classes), "weights": np.array(weights)}
-        for name, split in splits.items():
-            batches = trainer.predict(task, eval_loader(split, workers=0))
-            logits = [batch for batch in batches or () if isinstance(batch, torch.Tensor)]
+    absent = [name for name in splits if f"{name}_logits" not in arrays]
+    if absent:
+        arrays |= {"classes": np.array(classes), "weights": np.array(weights)}
+        collect = _Collect(crops, sum(len(splits[name]) for name in absent), progress)
+        trainer.callbacks.append(collect)  # type: ignore[attr-defined]
+        for name in absent:
+            split = splits[name]
+            images = split.open(path.with_name(OPENINGS)) if isinstance(split, Vault) else split
+            loader = eval_loader(images, workers=workers, crops=crops)
+            try:
+                trainer.predict(task, loader, return_predictions=False)
+            except SystemExit as error:
+                # Lightning turns Ctrl-C into an exit with code 1, as after a failure.
+                raise KeyboardInterrupt from error
             arrays[f"{name}_ids"] = np.array(split.ids)
             arrays[f"{name}_labels"] = split.labels
-            arrays[f"{name}_logits"] = torch.cat(logits).numpy()
+            arrays[f"{name}_logits"] = collect.take().numpy()
+        trainer.callbacks.remove(collect)  # type: ignore[attr-defined]
         publish(path, lambda part: _write(part, arrays))
     metrics: dict[str, float] = {}
     for name, split in splits.items():
@@ -59,6 +83,36 @@ def evaluate(
         values = classification_metrics(logits_of, torch.from_numpy(split.labels))
         metrics |= {f"{name}/{metric}": value for metric, value in values.items()}
     return metrics
+
+
+class _Collect(pl.Callback):
+    """Keep one prediction per image: those of all crops of a large set would fill the memory."""
+
+    def __init__(
+        self, crops: Crops | None, images: int, progress: Callable[[int, int], None] | None
+    ) -> None:
+        self._crops, self._images, self._progress = crops, images, progress
+        self._logits: list[Tensor] = []
+        self._done = 0
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._logits.append(outputs if self._crops is None else self._crops.mean(outputs))
+        self._done += len(self._logits[-1])
+        if self._progress is not None:
+            self._progress(self._done, self._images)
+
+    def take(self) -> Tensor:
+        """Return the predictions since the last call: float32 [n, classes]."""
+        logits, self._logits = torch.cat(self._logits), []
+        return logits
 
 
 def _written(path: Path, weights: str) -> dict[str, np.ndarray]:

@@ -17,13 +17,15 @@ from torch import nn
 
 from warmstart import configs, memory
 from warmstart.callbacks.phases import PhaseSchedule, check_statistics
-from warmstart.data.batches import Preprocess, TrainBatches
+from warmstart.data.batches import TrainBatches
+from warmstart.data.preprocess import Preprocess
 from warmstart.initial import Initial, Pending, initial_model
 from warmstart.models.activations import activation_statistics
 from warmstart.models.init import Pretrained
 from warmstart.models.layers import LayerGroup, layer_groups
 from warmstart.models.transfer import taken
 from warmstart.plan import Run
+from warmstart.predict import OPENINGS
 
 # So many images say what the activations are, and take seconds in any model.
 _ACTIVATION_IMAGES = 64
@@ -196,7 +198,6 @@ def _activations(run: Run, initial: Initial) -> list[tuple[Any, Any]]:
     batches = TrainBatches(
         run.images.train,
         batch_size=run.config["batch_size"],
-        columns=0,
         seed=run.config["seed"],
     )
     pixels, _, uniforms = (part[:_ACTIVATION_IMAGES] for part in batches[0])
@@ -215,7 +216,8 @@ def _plain(value: float) -> float | str:
 
 def _memory(run: Run, model: nn.Module) -> dict[str, Any]:
     """Return the estimate; the model is moved to ``meta`` for it, away from its numbers."""
-    host = {"images": sum(split.pixels.nbytes for split in run.images.splits.values())}
+    images = sum(len(split) for split in run.images.splits.values())
+    host = {"images": 0 if run.dataset.streamed else images * math.prod(run.images.train.shape)}
     try:
         found = memory.estimate(
             run,
@@ -254,6 +256,8 @@ def _logs(run: Run) -> list[dict[str, str]]:
         "result.json": "the record: config, digests, metrics, curves",
         "predictions.npz": "logits of validation and test" if tests else "logits of validation",
     }
+    if tests:
+        files[OPENINGS] = "a line for each time that the test split was opened"
     if run.config["keep"] == "best":
         files["best.safetensors"] = "the weights of the best validation"
     every = f"every {run.config['log_every_steps']} steps, and every validation"

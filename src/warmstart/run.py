@@ -19,23 +19,21 @@ from warmstart.callbacks import checkpoint
 from warmstart.callbacks.phases import PhaseSchedule, check_statistics
 from warmstart.callbacks.proof import FreezeProof
 from warmstart.callbacks.recorder import Logger, Recorder
-from warmstart.data.batches import (
-    Preprocess,
-    TrainBatches,
-    eval_loader,
-    split_digest,
-    train_loader,
-)
+from warmstart.data.batches import TrainBatches, eval_loader, train_loader
+from warmstart.data.images import openings
+from warmstart.data.preprocess import Preprocess
 from warmstart.digests import tensors_digest
 from warmstart.errors import ConfigError, RunError
+from warmstart.feed import train_batches
 from warmstart.identity import identity
 from warmstart.initial import Initial, initial_model
 from warmstart.models import layers
 from warmstart.models.weights import save
 from warmstart.plan import Run
-from warmstart.predict import evaluate
+from warmstart.predict import OPENINGS, evaluate
+from warmstart.results.metric import Size, size_label, size_phrase, training_size
 from warmstart.results.record import Record
-from warmstart.task import Classification
+from warmstart.task import Classification, class_weights
 
 Progress = Callable[[int, int], None]
 
@@ -82,12 +80,7 @@ def _train(run: Run, progress: Progress) -> Record:
     initial = _initial(run, progress)
     model, groups = initial.model, initial.groups
     initial_digest = tensors_digest(model.state_dict())
-    batches = TrainBatches(
-        run.images.train,
-        batch_size=run.config["batch_size"],
-        columns=run.augment.columns,
-        seed=run.config["seed"],
-    )
+    batches = train_batches(run.config, run.images, run.augment)
     logger = configs.build(
         "logger", run.config["logger"], folder=run.folder, name=_name(run), labels=_labels(run)
     )
@@ -101,13 +94,14 @@ def _train(run: Run, progress: Progress) -> Record:
         save(run.weights_file, model.state_dict(), run.input, run.images.classes)
     options = json.dumps(run.config["augment"], sort_keys=True)
     order = batches.digests(options)
-    split = split_digest(run.images)
+    counts = {name: len(split) for name, split in run.images.splits.items()}
     timing["total_seconds"] = time.monotonic() - started
     record = dataclasses.replace(
         _description(run, "finished", timing),
-        digests={"data": run.data_digest, "split": split, **order}
+        digests={"data": run.dataset.digest, "split": run.images.digest, **order}
         | {"init": initial_digest, "weights": weights},
-        test_opened=int(run.config["test"]),
+        test_opened=openings(run.folder / OPENINGS),
+        data={**run.dataset.notes(), "counts": counts},
         metrics=metrics,
         curves=_curves(recorder.rows),
         groups=layers.table(groups),
@@ -161,11 +155,15 @@ def _task(
     if resume is not None:
         model.load_state_dict(resume["model"])
     channels_last = run.config["trainer"]["channels_last"]
+    classes, weighted = len(run.images.classes), run.config["balance"] == "loss"
     return Classification(
         model,
         Preprocess(run.input, augment=run.augment, channels_last=channels_last),
         optimizer=functools.partial(configs.build, "optimizer", run.config["optimizer"], groups),
         seed=run.config["seed"],
+        classes=classes,
+        mix=run.augment.mix,
+        class_weights=class_weights(run.images.train.labels, classes) if weighted else None,
         auxiliary_weight=run.architecture.auxiliary_weight,
         first_step=resume["step"] if resume else 0,
         optimizer_state=resume["optimizer"] if resume else None,
@@ -206,10 +204,16 @@ def _fit(
         val_every=run.config["val_every_steps"],
         callbacks=[proof, schedule, recorder],
     )
-    workers = run.hardware.workers
+    cuts = run.augment.needs_originals and run.images.train.originals is not None
+    busy = run.dataset.streamed or run.augment.draws or cuts
+    workers = run.hardware.loaders(busy=busy)
     loader = train_loader(batches, first=task.first_step, steps=run.steps, workers=workers)
     try:
-        trainer.fit(task, loader, eval_loader(run.images.val, workers=0))
+        trainer.fit(
+            task,
+            loader,
+            eval_loader(run.images.val, workers=workers if run.dataset.streamed else 0),
+        )
     except SystemExit as error:
         # Lightning turns Ctrl-C into an exit with code 1, which would look like a failed run.
         raise KeyboardInterrupt from error
@@ -225,6 +229,8 @@ def _evaluate(run: Run, task: Classification, weights: str) -> dict[str, float]:
         classes=run.images.classes,
         weights=weights,
         path=run.folder / "predictions.npz",
+        crops=run.crops,
+        workers=run.hardware.loaders(busy=run.dataset.streamed or run.crops is not None),
     )
 
 
@@ -259,21 +265,27 @@ def _arm(run: Run) -> str:
     return str(run.config["arm"] or f"{choices['init']}/{choices['strategy']}")
 
 
-def _size(run: Run) -> str:
-    size = run.config["data"].get("per_class")
-    return "all" if size is None else str(size)
+def _place(run: Run) -> tuple[Size, int, int | None]:
+    """Return training size, seed and fold."""
+    data = run.config["data"]
+    size = training_size(data.get("per_class"), data.get("fraction"))
+    return size, run.config["seed"], data.get("fold")
 
 
 def _name(run: Run) -> str:
-    return f"{_arm(run)} {_size(run)}/class seed {run.config['seed']}"
+    size, seed, fold = _place(run)
+    part = "" if fold is None else f", fold {fold}"
+    return f"{_arm(run)}, {size_phrase(size)}, seed {seed}{part}"
 
 
 def _labels(run: Run) -> dict[str, Any]:
     """Return how a dashboard groups and finds the run."""
-    arm, size, seed = _arm(run), _size(run), run.config["seed"]
+    arm, (images, seed, fold) = _arm(run), _place(run)
+    size = size_label(images)
+    folds = [] if fold is None else [f"fold:{fold}"]
     comparison = run.config["comparison"] or {}
     return {
         "group": comparison.get("name"),
-        "tags": [f"arm:{arm}"[:64], f"size:{size}", f"seed:{seed}"],
+        "tags": [f"arm:{arm}"[:64], f"size:{size}", f"seed:{seed}", *folds],
         "config": {**identity(run.config), "arm": arm, "size": size, "key": run.key},
     }

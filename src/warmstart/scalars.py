@@ -1,4 +1,4 @@
-"""The plain numbers of a run's config: their checks, and the length in steps."""
+"""The plain values of a run's config: their checks, and the length in steps."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from warmstart.errors import ConfigError
+from warmstart.data.views import check_eval
+from warmstart.errors import ConfigError, choose
 
+# The weights of the loss, and the order of the batches, in which classes count alike.
+_BALANCES = ("none", "loss", "sampling")
 # About so many validations, and so many points of the training curve, in a run.
 _VALIDATIONS, _POINTS = 20, 50
 
@@ -24,13 +27,13 @@ def check_scalars(config: Mapping[str, Any]) -> None:
             f"steps is {config['steps']} and epochs is {config['epochs']}; give exactly one of "
             "them (steps=null epochs=10, for example)"
         )
+    if config["balance"] not in _BALANCES:
+        raise choose("balance", config["balance"], _BALANCES)
+    check_eval(config)
     if config["keep"] not in ("best", "none"):
         raise ConfigError(f"keep is {config['keep']!r}, but must be best or none")
     for name in ("out", "store"):
-        if not isinstance(config[name], str) or not config[name]:
-            raise ConfigError(f"{name} is {config[name]!r}, but must be the path of a folder")
-        if Path(config[name]).is_file():
-            raise ConfigError(f"{name} is {config[name]!r}, a file, but must be a folder")
+        _check_folder(name, config[name])
     if not isinstance(config["test"], bool):
         raise ConfigError(f"test is {config['test']!r}, but must be true or false")
     seconds = config["checkpoint_seconds"]
@@ -45,6 +48,13 @@ def _check_whole(config: Mapping[str, Any], name: str, least: int) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name} is {value!r}, but must be a whole number of at least {least}")
+
+
+def _check_folder(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{name} is {value!r}, but must be the path of a folder")
+    if Path(value).is_file():
+        raise ConfigError(f"{name} is {value!r}, a file, but must be a folder")
 
 
 def length(config: Mapping[str, Any], *, images: int) -> dict[str, Any]:

@@ -5,17 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from warmstart.data.batches import Batch, Preprocess
+from warmstart.data.batches import Batch
+from warmstart.data.preprocess import Preprocess
 from warmstart.randomness import derive
+
+# From images [b, c, h, w], labels int64 [b] and the number of classes to mixed images and the
+# mass of each class in them, float32 [b, classes].
+Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 class Classification(pl.LightningModule):
     """Cross-entropy training of a classifier.
+
+    With class weights w, the loss of a batch is the mean over its samples of
+    ``-sum_c w[c] y[c] log p[c]``, where y is the target (one class, or the mass of each in a mixed
+    image) and p what the model predicts. It is not divided by the weights in the batch: a rare
+    class counts alike whatever else the batch holds. The loss of validation has no weights.
 
     Sums of the loss and of right answers are kept in tensors; the recorder reads them every few
     steps, since a value logged at each step would cost more than a step of a small net.
@@ -25,10 +36,15 @@ class Classification(pl.LightningModule):
         preprocess: From stored pixels to the model's input.
         optimizer: Makes the optimizer over all layer groups.
         seed: The run's seed.
+        classes: Their number.
+        mix: Mixes the images of a training batch, and their labels; None leaves them.
+        class_weights: float32 [classes], as `class_weights` returns them; None for ones.
         auxiliary_weight: Factor on the loss of each auxiliary classifier; 0 leaves them out.
         first_step: Where a resumed run continues.
         optimizer_state: For a resumed run.
     """
+
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -37,6 +53,9 @@ class Classification(pl.LightningModule):
         *,
         optimizer: Callable[[], torch.optim.Optimizer],
         seed: int,
+        classes: int,
+        mix: Mix | None = None,
+        class_weights: Tensor | None = None,
         auxiliary_weight: float = 0.0,
         first_step: int = 0,
         optimizer_state: dict[str, Any] | None = None,
@@ -45,6 +64,9 @@ class Classification(pl.LightningModule):
         self.model = model
         self.preprocess = preprocess
         self.seed = seed
+        self.classes = classes
+        self.mix = mix
+        self.register_buffer("class_weights", class_weights, persistent=False)
         self.auxiliary_weight = auxiliary_weight
         self.first_step = first_step
         self.train_sums = torch.zeros(3)
@@ -78,17 +100,22 @@ class Classification(pl.LightningModule):
         self.train_sums = self.train_sums.to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        # Dropout and its like draw from here: a function of the seed and the step.
+        # All noise draws from here: a function of the seed and the step. The mix comes before the
+        # model, so that it is the same whatever the model draws for its dropout.
         _seed_noise(derive(self.seed, "step", self.first_step + batch_idx), self.device)
-        pixels, labels, uniforms = batch
-        output = self.model(self.preprocess(pixels, uniforms, train=True))
+        pixels, targets, uniforms = batch
+        x = self.preprocess(pixels, uniforms, train=True)
+        if self.mix is not None:
+            x, targets = self.mix(x, targets, self.classes)
+        output = self.model(x)
         logits, *auxiliary = (output,) if isinstance(output, Tensor) else output
-        loss = F.cross_entropy(logits, labels)
-        _add(self.train_sums, loss.detach(), logits.detach(), labels)
+        loss = _cross_entropy(logits, targets, self.class_weights)
+        _add(self.train_sums, loss.detach(), logits.detach(), targets)
         if self.auxiliary_weight:
             for other in auxiliary:
                 if other is not None:
-                    loss = loss + self.auxiliary_weight * F.cross_entropy(other, labels)
+                    own = _cross_entropy(other, targets, self.class_weights)
+                    loss = loss + self.auxiliary_weight * own
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -111,9 +138,34 @@ def means(sums: Tensor) -> dict[str, float]:
     return {"loss": loss / count, "accuracy": right / count}
 
 
-def _add(sums: Tensor, mean_loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-    count = len(labels)
-    right = (logits.argmax(dim=1) == labels).sum()
+def class_weights(labels: np.ndarray, classes: int) -> Tensor:
+    """Return the weights with which all classes count the same in the loss: float32 [classes].
+
+    The weight of a class is n / (classes * its images), so that the mean over all n images is 1
+    and the loss keeps its scale.
+
+    Args:
+        labels: int64 [n] of the training images, every class among them.
+        classes: Their number.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    return torch.from_numpy(len(labels) / (classes * counts)).float()
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    if weights is None or targets.is_floating_point():
+        return F.cross_entropy(logits, targets, weight=weights)
+    # The mean of torch divides by the samples for masses, but by their weights for labels.
+    return F.cross_entropy(logits, targets, weight=weights, reduction="sum") / len(targets)
+
+
+def _add(sums: Tensor, mean_loss: Tensor, logits: Tensor, targets: Tensor) -> None:
+    count, predicted = len(targets), logits.argmax(dim=1)
+    if targets.is_floating_point():
+        # How often the prediction would be right, were the label drawn from the target.
+        right = targets.gather(1, predicted[:, None]).sum()
+    else:
+        right = (predicted == targets).sum()
     sums += torch.stack((mean_loss.float() * count, right, torch.full_like(right, count)))
 
 

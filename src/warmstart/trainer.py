@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
+import functools
 import logging
+import os
 import warnings
 from typing import Any
 
@@ -16,6 +19,7 @@ from warmstart.errors import ConfigError, choose
 
 _ACCELERATORS = ("auto", "cpu", "gpu")
 _PRECISIONS = ("32-true", "bf16-mixed")
+_MOST_LOADERS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +33,8 @@ class Hardware:
         deterministic: Same seed, same result, bit for bit; refuses operations that cannot promise
             it. None: on a CPU, where it costs nothing.
         threads: Of torch on a CPU. One is right on a busy machine: two were 8 to 36 times slower.
-        workers: Processes that make batches; 0 makes them in the run itself. Not part of a run's
+        workers: Processes that make batches; 0 makes them in the run itself, None takes one per
+            spare core where single images have to be decoded or transformed. Not part of a run's
             identity: any number gives the same batches.
     """
 
@@ -38,7 +43,7 @@ class Hardware:
     channels_last: bool = False
     deterministic: bool | None = None
     threads: int = 1
-    workers: int = 0
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         if self.accelerator not in _ACCELERATORS:
@@ -47,6 +52,8 @@ class Hardware:
             raise choose("trainer.precision", self.precision, _PRECISIONS)
         for name, least in (("threads", 1), ("workers", 0)):
             value = getattr(self, name)
+            if name == "workers" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(
                     f"trainer.{name} is {value!r}, but must be a whole number, {least} or more"
@@ -63,9 +70,18 @@ class Hardware:
             return self.accelerator
         return "gpu" if torch.cuda.is_available() else "cpu"
 
+    def loaders(self, *, busy: bool) -> int:
+        """Return how many processes make batches, where single images are work or not."""
+        if self.workers is not None:
+            return self.workers
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        return min(_MOST_LOADERS, max(1, cores - 1)) if busy else 0
+
     def apply(self) -> None:
-        """Set threads and exactness of this process, for all that the run computes."""
+        """Set threads, memory and exactness of this process, for all that the run computes."""
         torch.set_num_threads(self.threads)
+        if self.device == "cpu":
+            _keep_freed_memory()
         torch.use_deterministic_algorithms(self.resolved()["deterministic"])
         # A debugging aid that writes NaN into all new memory in deterministic mode, at every step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -100,6 +116,20 @@ class Hardware:
         """Return the options with what ``auto`` and None stand for on this machine."""
         exact = self.device == "cpu" if self.deterministic is None else self.deterministic
         return {**dataclasses.asdict(self), "accelerator": self.device, "deterministic": exact}
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Let the C library keep large pieces of freed memory for the next step.
+
+    It gives each back to the system, which clears it anew: a third of a training step of
+    MobileNetV2 with 64 images of 96 pixels, and two thirds of its evaluation with 256.
+    """
+    no_mmap, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD in glibc's malloc.h
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(no_mmap, 0)
+        mallopt(trim_threshold, 2**31 - 1)
 
 
 class _NoProfiler(PassThroughProfiler):

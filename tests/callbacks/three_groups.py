@@ -7,7 +7,8 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from warmstart.data.batches import Preprocess, TrainBatches, eval_loader, train_loader
+from warmstart.data.batches import TrainBatches, eval_loader, train_loader
+from warmstart.data.preprocess import Preprocess
 from warmstart.models.architecture import Input
 from warmstart.task import Classification
 from warmstart.trainer import Hardware
@@ -39,12 +40,13 @@ def fit(model, callbacks, make_split, *, optimizer, steps, first=0, optimizer_st
         Preprocess(Input(8, 1, (0.5,), (0.25,)), augment=None, channels_last=False),
         optimizer=optimizer,
         seed=0,
+        classes=3,
         first_step=first,
         optimizer_state=optimizer_state,
     )
     trainer = Hardware(accelerator="cpu").trainer(
         steps=steps - first, val_every=3, callbacks=callbacks
     )
-    batches = TrainBatches(make_split(12), batch_size=5, columns=0, seed=0)
+    batches = TrainBatches(make_split(12), batch_size=5, seed=0)
     loader = train_loader(batches, first=first, steps=steps, workers=0)
     trainer.fit(task, loader, eval_loader(make_split(6, seed=1), workers=0))

@@ -1,28 +1,45 @@
-"""Batches as a function of (seed, step), and the way from stored pixels to a model's input."""
+"""Training batches as a function of (seed, step), balanced classes, batches of an evaluation."""
 
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import pickle
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from warmstart.data.augment import CropFlip, ResizedCrop
-from warmstart.data.batches import (
-    Preprocess,
-    TrainBatches,
-    eval_loader,
-    input_of,
-    split_digest,
-    train_loader,
-)
-from warmstart.data.images import Images, Split
-from warmstart.models.architecture import Input
+from warmstart.data.augment.pipeline import Augment
+from warmstart.data.batches import TrainBatches, eval_batch, eval_loader, train_loader
+from warmstart.data.images import Split
+from warmstart.data.views import Crops, View
 
-AUGMENTS = {"crop_flip": CropFlip(padding=2, flip=0.5), "resized_crop": ResizedCrop()}
-every_augment = pytest.mark.parametrize("augment", AUGMENTS.values(), ids=AUGMENTS)
+
+class Brighten:
+    """Stands for an augmentation: adds up to 99 to all pixels of an image."""
+
+    def __init__(self, columns=1):
+        self.columns = columns
+
+    def sample(self, split, indices, uniforms):
+        added = (uniforms[:, 0] * 100).long()[:, None, None, None]
+        return ((torch.from_numpy(split.batch(indices)) + added) % 256).to(torch.uint8)
+
+
+class FromFiles:
+    """Pictures that are read whenever they are asked for."""
+
+    def __init__(self, folder, pixels):
+        self.folder, self.shape = folder, pixels.shape
+        for row, image in enumerate(pixels):
+            np.save(folder / f"{row}.npy", image)
+
+    def __getitem__(self, rows):
+        return np.stack([np.load(self.folder / f"{row}.npy") for row in rows])
 
 
 @pytest.fixture
@@ -31,8 +48,22 @@ def numbered(make_split):
     return lambda count, **keys: make_split(count, classes=count, **keys)
 
 
-def batches_of(split, *, batch_size, columns=3, seed=0):
-    return TrainBatches(split, batch_size=batch_size, columns=columns, seed=seed)
+@pytest.fixture(params=["memory", "mapped", "streamed"])
+def stored(request, numbered, tmp_path):
+    """Return a split of ten images, held in one of the ways that a data set may be held."""
+    split = numbered(10)
+    if request.param == "memory":
+        return split
+    if request.param == "streamed":
+        return dataclasses.replace(split, pictures=FromFiles(tmp_path, split.pixels))
+    np.save(tmp_path / "pixels.npy", split.pixels)
+    mapped = np.load(tmp_path / "pixels.npy", mmap_mode="r")
+    return dataclasses.replace(split, pictures=mapped)
+
+
+def batches_of(split, *, batch_size, columns=3, seed=0, **keys):
+    augment = Brighten(columns) if columns else None
+    return TrainBatches(split, batch_size=batch_size, augment=augment, seed=seed, **keys)
 
 
 def assert_same(first, second):
@@ -46,13 +77,13 @@ def assert_same(first, second):
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 10, 64])
 def test_every_image_comes_once_per_pass(numbered, batch_size):
     split = numbered(10)
-    batches = batches_of(split, batch_size=batch_size)
+    batches = batches_of(split, batch_size=batch_size, columns=0)
     width = min(batch_size, 10)
     seen = []
     for step in range(30):
         pixels, labels, uniforms = batches[step]
         assert pixels.shape == (width, 8, 8, 1)
-        assert uniforms.shape == (width, 3)
+        assert uniforms.shape == (width, 0)
         # Pixels and labels are of the same images.
         assert np.array_equal(pixels.numpy(), split.pixels[labels.numpy()])
         seen += labels.tolist()
@@ -62,38 +93,110 @@ def test_every_image_comes_once_per_pass(numbered, batch_size):
     assert len(set(whole)) == len(whole)  # each pass in an order of its own
 
 
-def test_a_batch_does_not_depend_on_the_batches_before_it(numbered):
+def test_known_batches(numbered):
+    # A change here changes every run that anybody has recorded.
+    batches = TrainBatches(numbered(20), batch_size=8, augment=Brighten(3), seed=7)
+    assert batches[0][1].tolist() == [11, 16, 6, 3, 7, 9, 2, 0]
+    assert batches.digests("none") == {
+        "order": "7ae4aec0feaa23a5e3a341d183277f75561ef15970af267ccf8c0d795184f4ca",
+        "augment": "8c5dc2167dc36f49ad27fc846f56e988bc75029824e46c351c0223ea3438fbea",
+    }
+
+
+def test_the_augmentation_gets_the_images_and_their_numbers(numbered):
     split = numbered(10)
-    walked = [batches_of(split, batch_size=4)[step] for step in range(12)]
-    one = batches_of(split, batch_size=4)
+    pixels, labels, uniforms = batches_of(split, batch_size=4)[2]
+    assert uniforms.shape == (4, 3)
+    plain = torch.from_numpy(split.pixels[labels.numpy()]).long()
+    added = (pixels.long() - plain) % 256
+    assert (added == (uniforms[:, 0] * 100).long()[:, None, None, None]).all()
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_a_batch_does_not_depend_on_the_batches_before_it(make_split, balanced):
+    split = make_split(10)
+    walked = [batches_of(split, batch_size=4, balanced=balanced)[step] for step in range(12)]
+    one = batches_of(split, batch_size=4, balanced=balanced)
     backwards = [one[step] for step in reversed(range(12))]
     assert_same(walked, backwards[::-1])
 
 
+@pytest.mark.parametrize("balanced", [False, True])
 @pytest.mark.parametrize("first", [0, 1, 5, 11])
-def test_a_loader_that_starts_later_gives_the_same_batches(numbered, first):
-    split = numbered(10)
-    unbroken = list(train_loader(batches_of(split, batch_size=4), first=0, steps=12, workers=0))
-    resumed = list(train_loader(batches_of(split, batch_size=4), first=first, steps=12, workers=0))
+def test_a_loader_that_starts_later_gives_the_same_batches(make_split, first, balanced):
+    unbroken, resumed = (
+        list(
+            train_loader(
+                batches_of(make_split(10), batch_size=4, balanced=balanced),
+                first=start,
+                steps=12,
+                workers=0,
+            )
+        )
+        for start in (0, first)
+    )
     assert len(unbroken) == 12
     assert_same(resumed, unbroken[first:])
 
 
-@pytest.mark.parametrize("first", [0, 5])
-def test_workers_change_nothing(numbered, first):
-    split = numbered(10)
-    alone, helped = (
-        list(train_loader(batches_of(split, batch_size=4), first=first, steps=12, workers=workers))
-        for workers in (0, 2)
-    )
-    assert_same(alone, helped)
+@pytest.mark.parametrize("balanced", [False, True])
+def test_workers_change_nothing_and_end(stored, balanced):
+    def batches(workers):
+        made = batches_of(stored, batch_size=4, balanced=balanced)
+        return list(train_loader(made, first=3, steps=12, workers=workers))
+
+    before = multiprocessing.active_children()
+    assert_same(batches(0), batches(2))
+    assert multiprocessing.active_children() == before
 
 
-def test_batches_travel_to_another_process(numbered):
-    batches = batches_of(numbered(10), batch_size=4)
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"crop": "shift", "padding": 2},
+        {"policy": "rand_augment"},
+        {"crop": "resized", "noise": 0.1},
+    ],
+    ids=str,
+)
+def test_augmented_images_depend_on_neither_workers_nor_batches(make_split, options, balanced):
+    split = make_split(10, size=16, channels=3)
+    large = np.random.default_rng(1).integers(0, 256, (10, 20, 24, 3), dtype=np.uint8)
+    split = dataclasses.replace(split, originals=list(large))
+    augment = Augment(**options).bind(split)
+
+    def images(batch_size, workers):
+        made = TrainBatches(
+            split, batch_size=batch_size, seed=0, augment=augment, balanced=balanced
+        )
+        loader = train_loader(made, first=0, steps=20 // batch_size, workers=workers)
+        return [torch.cat(parts) for parts in zip(*loader, strict=True)]
+
+    assert_same([images(1, 0)], [images(5, 2)])
+
+
+def test_a_stopped_loop_ends_its_workers(stored):
+    before = multiprocessing.active_children()
+    batches = iter(train_loader(batches_of(stored, batch_size=4), first=0, steps=10**6, workers=2))
+    next(batches)
+    assert len(multiprocessing.active_children()) == len(before) + 2
+    del batches
+    assert multiprocessing.active_children() == before
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_batches_travel_to_another_process(stored, balanced):
+    batches = batches_of(stored, batch_size=4, balanced=balanced)
     batches[0]
     copied = pickle.loads(pickle.dumps(batches))
     assert_same([copied[k] for k in range(6)], [batches[k] for k in range(6)])
+
+
+def test_how_images_are_held_changes_nothing(stored, numbered):
+    one, other = (batches_of(split, batch_size=4) for split in (stored, numbered(10)))
+    assert_same([one[k] for k in range(4)], [other[k] for k in range(4)])
+    assert_same(list(eval_loader(stored, workers=0)), list(eval_loader(numbered(10), workers=0)))
 
 
 def test_another_seed_gives_another_order_and_augmentation(numbered):
@@ -108,70 +211,40 @@ def test_images_are_augmented_anew_in_each_pass(numbered):
     assert not torch.equal(uniforms[labels.argsort()], later[again.argsort()])
 
 
-def one_pass(split, augment, *, batch_size, number=0):
-    """Return image number -> its pixels as the model gets them, in pass `number`."""
-    batches = batches_of(split, batch_size=batch_size, columns=augment.columns)
-    wanted = Input(8, 1, (0.4,), (0.3,))
-    preprocess = Preprocess(wanted, augment=augment, channels_last=False)
-    pairs = []
-    for step in range(-(-len(split) * (number + 1) // batches.batch_size)):
-        pixels, labels, uniforms = batches[step]
-        pairs += zip(labels.tolist(), preprocess(pixels, uniforms, train=True), strict=True)
-    found = dict(pairs[number * len(split) : (number + 1) * len(split)])
-    assert len(found) == len(split)
-    return found
+def stream(batches, passes):
+    """Return what a number of passes show: ids, labels and uniforms, in order."""
+    steps = -(-len(batches.split) * passes // batches.batch_size)
+    parts = [batches[step] for step in range(steps)]
+    labels = torch.cat([labels for _, labels, _ in parts])[: len(batches.split) * passes]
+    uniforms = torch.cat([uniforms for _, _, uniforms in parts])[: len(labels)]
+    pixels = torch.cat([pixels for pixels, _, _ in parts])[: len(labels)]
+    return pixels, labels, uniforms
 
 
-@every_augment
-@pytest.mark.parametrize("number", [0, 1])
-def test_pixels_do_not_depend_on_the_batch_size(numbered, augment, number):
+@pytest.mark.parametrize("balanced", [False, True])
+def test_the_stream_does_not_depend_on_the_batch_size(make_split, balanced):
+    split = make_split(23)
+    single = stream(batches_of(split, batch_size=1, balanced=balanced), 3)
+    for batch_size in (7, 23):
+        assert_same(
+            [stream(batches_of(split, batch_size=batch_size, balanced=balanced), 3)], [single]
+        )
+
+
+def test_pixels_are_the_same_in_nested_subsets(numbered):
+    def by_image(split, batch_size):
+        pixels, labels, _ = stream(batches_of(split, batch_size=batch_size), 1)
+        return dict(zip(labels.tolist(), pixels, strict=True))
+
     split = numbered(64)
-    single = one_pass(split, augment, batch_size=1, number=number)
-    for batch_size in (7, 64):
-        found = one_pass(split, augment, batch_size=batch_size, number=number)
-        assert all(torch.equal(found[image], single[image]) for image in range(64)), batch_size
-
-
-@every_augment
-def test_pixels_are_the_same_in_nested_subsets(numbered, augment):
-    split = numbered(64)
-    whole = one_pass(split, augment, batch_size=16)
-    for rows in (np.arange(0, 64, 3), np.arange(5), np.array([40])):
-        part = one_pass(split.take(rows), augment, batch_size=7)
-        assert sorted(part) == rows.tolist()
+    whole = by_image(split, 16)
+    for rows in (np.arange(0, 64, 3), np.arange(5), np.array([40]), np.array([7, 2, 9, 0])):
+        part = by_image(split.take(rows), 7)
+        assert sorted(part) == sorted(rows.tolist())
         assert all(torch.equal(part[image], whole[image]) for image in part)
 
 
-def test_a_subset_in_any_order_works(numbered):
-    split = numbered(10)
-    shuffled = split.take(np.array([7, 2, 9, 0]))
-    _, labels, uniforms = batches_of(shuffled, batch_size=4)[0]
-    _, every, expected = batches_of(split, batch_size=10)[0]
-    assert torch.equal(uniforms[labels.argsort()], expected[every.argsort()][[0, 2, 7, 9]])
-
-
-@every_augment
-def test_augmentation_does_something(numbered, augment):
-    split = numbered(64)
-    pixels = one_pass(split, augment, batch_size=64)
-    plain = Preprocess(Input(8, 1, (0.4,), (0.3,)), augment=None, channels_last=False)
-    originals = plain(torch.from_numpy(split.pixels), torch.empty(64, 0), train=True)
-    changed = sum(not torch.equal(pixels[i], originals[i]) for i in range(64))
-    assert changed > 50
-
-
-def test_augmentation_is_for_training_only(numbered):
-    split = numbered(4)
-    preprocess = Preprocess(
-        Input(8, 1, (0.0,), (1.0,)), augment=CropFlip(padding=0, flip=1.0), channels_last=False
-    )
-    pixels, uniforms = torch.from_numpy(split.pixels), torch.rand(4, 3)
-    evaluated = preprocess(pixels, uniforms, train=False)
-    assert torch.equal(preprocess(pixels, uniforms, train=True), evaluated.flip(3))
-    torch.testing.assert_close(evaluated, pixels.permute(0, 3, 1, 2) / 255)
-
-
-def test_digests_tell_what_a_run_saw(numbered):
+def test_digests_tell_what_a_run_saw(numbered, make_split):
     def digests(split=None, used=0, **keys):
         batches = batches_of(split or numbered(20), **{"batch_size": 8, "columns": 3, **keys})
         for step in range(used):
@@ -191,101 +264,149 @@ def test_digests_tell_what_a_run_saw(numbered):
     assert digests(split=numbered(21))["order"] != plain["order"]
     subset = digests(split=numbered(40).take(np.arange(20, 40)))
     assert subset["order"] != plain["order"]
+    one, two = (digests(split=make_split(20), balanced=balanced) for balanced in (False, True))
+    assert one["order"] != two["order"]
+    assert one["augment"] != two["augment"]
 
 
-def test_an_eval_loader_gives_the_split_in_its_order(numbered):
+def unequal(counts):
+    """Return a split with so many images of each class, in no order; its ids are its rows."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    labels = labels[np.random.default_rng(0).permutation(len(labels))]
+    pixels = np.arange(len(labels), dtype=np.uint8).reshape(-1, 1, 1, 1)
+    return Split.of(pixels, labels, tuple(map(str, range(len(labels)))))
+
+
+def shown(split, passes, *, seed=0, batch_size=5):
+    """Return the images of each pass of balanced training, and the numbers they come with."""
+    batches = TrainBatches(
+        split, batch_size=batch_size, seed=seed, augment=Untouched(), balanced=True
+    )
+    pixels, labels, uniforms = stream(batches, passes)
+    images = pixels.flatten().numpy()
+    label_of = dict(zip(split.rows.tolist(), split.labels.tolist(), strict=True))
+    assert [label_of[image] for image in images.tolist()] == labels.tolist()
+    return images.reshape(passes, -1), uniforms.reshape(passes, len(split), -1)
+
+
+class Untouched:
+    """Stands for an augmentation that leaves its work to the device."""
+
+    columns = 2
+
+    def sample(self, split, indices, uniforms):
+        return torch.from_numpy(split.batch(indices))
+
+
+class_counts = st.lists(st.integers(1, 20), min_size=2, max_size=6)
+
+
+@given(class_counts, st.integers(0, 3))
+def test_balanced_classes_come_equally_often(counts, seed):
+    split = unequal(counts)
+    images, _ = shown(split, len(counts), seed=seed)
+    per_pass = np.array([np.bincount(split.labels[part], minlength=len(counts)) for part in images])
+    assert set(per_pass.flatten()) <= {len(split) // len(counts), -(-len(split) // len(counts))}
+    # The odd slots go round: after as many passes as classes, no class is ahead.
+    assert set(per_pass.sum(axis=0)) == {len(split)}
+
+
+@given(class_counts, st.integers(0, 3))
+def test_every_image_of_a_class_comes_once_before_any_comes_twice(counts, seed):
+    split = unequal(counts)
+    images, _ = shown(split, 4, seed=seed)
+    so_far = np.zeros(len(split), int)
+    for part in images:
+        so_far += np.bincount(part, minlength=len(split))
+        for label in range(len(counts)):
+            assert np.ptp(so_far[split.labels == label]) <= 1
+
+
+def test_balanced_by_hand():
+    # Six slots for two classes, three each: the one image of class 1 comes three times a pass,
+    # the five of class 0 fill their nine slots of three passes once, and four of them again.
+    split = unequal([5, 1])
+    (rare,) = np.flatnonzero(split.labels == 1)
+    images, uniforms = shown(split, 3)
+    often = Counter(images.flatten().tolist())
+    assert [Counter(part.tolist())[rare] for part in images] == [3, 3, 3]
+    assert sorted(often.values()) == [1, 2, 2, 2, 2, 9]
+    # Whenever an image comes again, also within a pass, it comes with other numbers.
+    numbers = uniforms.reshape(-1, 2)[(images == rare).flatten()]
+    assert len(numbers.unique(dim=0)) == 9
+
+
+def test_an_image_is_augmented_by_how_often_it_has_come():
+    # The first time with the numbers that it has in the first pass of a training on all images.
+    split = unequal([3, 3])
+    images, uniforms = shown(split, 2)
+    everything = TrainBatches(split, batch_size=6, seed=0, augment=Untouched())
+    for number in (0, 1):
+        pixels, _, expected = everything[number]
+        of = dict(zip(pixels.flatten().tolist(), expected, strict=True))
+        for image, found in zip(images[number].tolist(), uniforms[number], strict=True):
+            assert torch.equal(found, of[image])
+
+
+def test_balanced_batches_of_a_subset_know_its_classes_only():
+    split = unequal([4, 4, 4])
+    rows = np.flatnonzero(split.labels != 1)[:-2]
+    images, _ = shown(split.take(rows), 2)
+    assert set(images.flatten()) <= set(rows.tolist())
+    classes = np.bincount(split.labels[images.flatten()], minlength=3)
+    assert classes.tolist() == [6, 0, 6]
+
+
+def test_another_seed_shows_other_images_of_a_class_first():
+    split = unequal([200, 10])
+    first, second = (
+        {image for image in shown(split, 1, seed=seed)[0][0] if split.labels[image] == 0}
+        for seed in (0, 1)
+    )
+    assert len(first) == len(second) == 105
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("shape", "views", "expected"),
+    [
+        ((8, 8), 1, 256),
+        ((128, 128), 1, 256),
+        ((129, 129), 1, 252),  # 256 * 128**2 / 129**2
+        ((224, 224), 1, 83),
+        ((224, 224), 10, 8),
+        ((224, 224), 50, 1),
+        ((32, 32), 10, 25),
+        ((10_000, 1000), 1, 1),
+    ],
+)
+def test_how_many_images_an_evaluation_takes_at_once(shape, views, expected):
+    assert eval_batch(*shape, views=views) == expected
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_eval_loader_gives_the_split_in_its_order(numbered, workers):
     split = numbered(600)
-    loaded = list(eval_loader(split, workers=0))
+    loaded = list(eval_loader(split, workers=workers))
     assert [len(labels) for _, labels, _ in loaded] == [256, 256, 88]
     assert torch.cat([labels for _, labels, _ in loaded]).tolist() == list(range(600))
     pixels = torch.cat([pixels for pixels, _, _ in loaded])
     assert np.array_equal(pixels.numpy(), split.pixels)
 
 
-def test_memory_mapped_images_give_the_same_batches(numbered, tmp_path):
-    split = numbered(10)
-    np.save(tmp_path / "pixels.npy", split.pixels)
-    mapped = dataclasses.replace(split, pixels=np.load(tmp_path / "pixels.npy", mmap_mode="r"))
-    in_memory, from_disk = (batches_of(part, batch_size=4) for part in (split, mapped))
-    assert_same([from_disk[k] for k in range(4)], [in_memory[k] for k in range(4)])
-    assert_same(list(eval_loader(mapped, workers=0)), list(eval_loader(split, workers=0)))
-
-
-def test_preprocess_by_hand():
-    pixels = torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8)  # one pixel: 0, 0.2 and 1
-    wanted = Input(1, 3, (0.5, 0.2, 0.25), (0.25, 0.1, 0.5))
-    preprocess = Preprocess(wanted, augment=None, channels_last=False)
-    x = preprocess(pixels, torch.empty(1, 0), train=False)
-    assert x.shape == (1, 3, 1, 1)
-    torch.testing.assert_close(x.flatten(), torch.tensor([-2.0, 0.0, 1.5]), atol=1e-6, rtol=0)
-
-
-def test_gray_images_become_rgb():
-    pixels = torch.tensor([[[[51], [255]]]], dtype=torch.uint8)
-    wanted = Input(None, 3, (0.0, 0.2, 0.5), (1.0, 0.2, 0.5))
-    x = Preprocess(wanted, augment=None, channels_last=False)(
-        pixels, torch.empty(1, 0), train=False
-    )
-    expected = torch.tensor([[[[0.2, 1.0]], [[0.0, 4.0]], [[-0.6, 1.0]]]])
-    torch.testing.assert_close(x, expected, atol=1e-6, rtol=0)
-
-
-def test_rgb_images_become_gray_by_luma():
-    pixels = torch.tensor([[[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255] * 3]]], dtype=torch.uint8)
-    wanted = Input(None, 1, (0.0,), (1.0,))
-    x = Preprocess(wanted, augment=None, channels_last=False)(
-        pixels, torch.empty(1, 0), train=False
-    )
-    torch.testing.assert_close(x.flatten(), torch.tensor([0.299, 0.587, 0.114, 1.0]))
-
-
-def test_channels_last_changes_the_layout_alone(numbered):
-    pixels = torch.from_numpy(numbered(4, channels=3).pixels)
-    wanted = Input(8, 3, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
-    plain, last = (
-        Preprocess(wanted, augment=None, channels_last=flag)(pixels, torch.empty(4, 0), train=False)
-        for flag in (False, True)
-    )
-    assert torch.equal(plain, last)
-    assert plain.is_contiguous()
-    assert last.is_contiguous(memory_format=torch.channels_last)
-
-
-def images_of(pixels):
-    """Return a data set of which `pixels` are the training images; the others are white."""
-    white = Split.of(np.full_like(pixels, 255), np.arange(len(pixels)) % 2, ("v",) * len(pixels))
-    train = Split.of(pixels, np.arange(len(pixels)) % 2, tuple(map(str, range(len(pixels)))))
-    return Images(("a", "b"), train, white, white)
-
-
-def test_input_of_by_hand():
-    pixels = np.zeros((2, 1, 2, 3), np.uint8)
-    pixels[..., 0] = [[[0, 255]], [[0, 255]]]  # mean 0.5, deviation 0.5
-    pixels[..., 1] = 51  # constant
-    pixels[..., 2] = [[[0, 0]], [[0, 204]]]  # 0, 0, 0, 0.8: mean 0.2, deviation sqrt(0.12)
-    found = input_of(images_of(pixels))
-    assert found.size is None  # not square
-    assert found.channels == 3
-    assert found.mean == pytest.approx((0.5, 0.2, 0.2))
-    # A constant channel is not divided by zero.
-    assert found.std == pytest.approx((0.5, 0.001, 0.12**0.5))
-
-
-def test_input_of_many_gray_images(make_split):
-    split = make_split(2500, size=4)
-    found = input_of(images_of(split.pixels))
-    assert (found.size, found.channels) == (4, 1)
-    assert found.mean == pytest.approx(((split.pixels / 255).mean(),))
-    assert found.std == pytest.approx(((split.pixels / 255).std(),))
-
-
-def test_the_split_digest_tells_which_images_are_where(make_split):
-    split = make_split(12)
-    parts = {
-        name: split.take(np.arange(start, start + 4))
-        for start, name in ((0, "train"), (4, "val"), (8, "test"))
-    }
-    whole = split_digest(Images(("a", "b", "c"), **parts))
-    assert split_digest(Images(("a", "b", "c"), **parts)) == whole
-    swapped = {**parts, "val": parts["test"], "test": parts["val"]}
-    assert split_digest(Images(("a", "b", "c"), **swapped)) != whole
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_eval_loader_gives_all_crops_of_an_image_in_a_row(numbered, workers):
+    split = numbered(200)
+    split = dataclasses.replace(split, originals=list(split.pixels))
+    crops = Crops((View(8), View(8, mirrored=True), View(8)), size=8)
+    loaded = list(eval_loader(split, workers=workers, crops=crops))
+    assert [len(labels) for _, labels, _ in loaded] == [85, 85, 30]
+    assert [tuple(pixels.shape) for pixels, _, _ in loaded] == [
+        (255, 8, 8, 1),
+        (255, 8, 8, 1),
+        (90, 8, 8, 1),
+    ]
+    pixels = torch.cat([pixels for pixels, _, _ in loaded]).numpy()
+    assert np.array_equal(pixels[0::3], split.pixels)
+    assert np.array_equal(pixels[1::3], split.pixels[:, :, ::-1])
+    assert np.array_equal(pixels[2::3], split.pixels)

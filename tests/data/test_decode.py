@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 from PIL import Image
-from torchvision.transforms import functional
 
-from warmstart.data.decode import Bad, decode, each_file, fit, read_header
+from warmstart.data.decode import Bad, decode, each, read_header
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (5, 4, 3), dtype=np.uint8)
@@ -18,20 +17,20 @@ def saved(path, image, **options):
 
 def test_colours_come_through_unchanged(tmp_path):
     path = saved(tmp_path / "a.png", Image.fromarray(COLOURS))
-    assert np.array_equal(decode(path, gray=False, size=None), COLOURS)
+    assert np.array_equal(decode(path), COLOURS)
 
 
 def test_sixteen_bits_are_rescaled_not_clipped(tmp_path):
     values = np.array([[0, 257, 128 * 257, 65535]], dtype=np.uint16)
     path = saved(tmp_path / "a.png", Image.fromarray(values))
-    assert read_header(path).gray
-    assert decode(path, gray=True, size=None)[0, :, 0].tolist() == [0, 1, 128, 255]
+    assert read_header(path).channels == 1
+    assert decode(path)[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
 def test_one_bit_becomes_black_and_white(tmp_path):
     path = saved(tmp_path / "a.png", Image.fromarray(np.array([[True, False]])))
-    assert read_header(path).gray
-    assert decode(path, gray=True, size=None)[0, :, 0].tolist() == [255, 0]
+    assert read_header(path).channels == 1
+    assert decode(path)[0, :, 0].tolist() == [255, 0]
 
 
 def test_a_palette_gives_its_colours(tmp_path):
@@ -39,8 +38,15 @@ def test_a_palette_gives_its_colours(tmp_path):
     image.putpalette([10, 20, 30, 200, 100, 0])
     image.putpixel((1, 0), 1)
     path = saved(tmp_path / "a.png", image)
-    assert not read_header(path).gray
-    assert decode(path, gray=False, size=None).tolist() == [[[10, 20, 30], [200, 100, 0]]]
+    assert read_header(path).channels == 3
+    assert decode(path).tolist() == [[[10, 20, 30], [200, 100, 0]]]
+
+
+def test_a_wrong_extension_is_read_by_its_content(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(COLOURS).save(path, format="PNG")
+    assert np.array_equal(decode(path), COLOURS)
+    assert read_header(path).mode == "PNG RGB"
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "P"])
@@ -53,20 +59,20 @@ def test_transparent_parts_lie_on_white(tmp_path, mode):
     else:
         pixels = np.array([[[10, 20, 30, 0], [200, 100, 0, 255]]], dtype=np.uint8)
         path = saved(tmp_path / "a.png", Image.fromarray(pixels))
-    assert decode(path, gray=False, size=None).tolist() == [[[255, 255, 255], [200, 100, 0]]]
+    assert decode(path).tolist() == [[[255, 255, 255], [200, 100, 0]]]
 
 
 def test_half_transparent_gray_is_half_white(tmp_path):
     path = saved(tmp_path / "a.png", Image.fromarray(np.array([[[0, 51]]], dtype=np.uint8), "LA"))
-    assert read_header(path).gray
+    assert read_header(path).channels == 1
     # A fifth of black on white.
-    assert decode(path, gray=True, size=None).tolist() == [[[204]]]
+    assert decode(path).tolist() == [[[204]]]
 
 
 def test_cmyk_becomes_colours(tmp_path):
     image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
     path = saved(tmp_path / "a.jpg", image, quality=100)
-    pixels = decode(path, gray=False, size=None)
+    pixels = decode(path)
     assert pixels.shape == (8, 8, 3)
     assert np.abs(pixels.astype(int) - [255, 0, 0]).max() <= 3
 
@@ -77,43 +83,17 @@ def test_a_turned_photo_is_upright(tmp_path):
     path = saved(tmp_path / "a.png", Image.fromarray(COLOURS), exif=exif)
     header = read_header(path)
     assert (header.height, header.width) == (4, 5)
-    assert np.array_equal(decode(path, gray=False, size=None), np.rot90(COLOURS, -1))
+    assert np.array_equal(decode(path), np.rot90(COLOURS, -1))
 
 
 def test_the_first_frame_of_an_animation_is_taken(tmp_path):
     frames = [Image.new("RGB", (3, 2), colour) for colour in ("red", "blue")]
     path = saved(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:])
-    assert decode(path, gray=False, size=None)[0, 0].tolist() == [255, 0, 0]
-
-
-@pytest.mark.parametrize("shape", [(100, 150), (300, 200), (97, 97), (500, 331)])
-@pytest.mark.parametrize("size", [64, 96, 224])
-def test_large_images_are_scaled_as_torchvision_does(shape, size):
-    image = Image.fromarray(RNG.integers(0, 256, (*shape, 3), dtype=np.uint8))
-    resized = functional.resize(image, [round(size * 256 / 224)], antialias=True)
-    expected = functional.center_crop(resized, [size, size])
-    assert np.array_equal(np.asarray(fit(image, size)), np.asarray(expected))
-
-
-def test_small_sizes_keep_the_margin():
-    image = Image.fromarray(RNG.integers(0, 256, (40, 60), dtype=np.uint8))
-    expected = functional.center_crop(functional.resize(image, [20], antialias=True), [20, 20])
-    assert np.array_equal(np.asarray(fit(image, 20)), np.asarray(expected))
-
-
-@pytest.mark.parametrize("size", [8, 32, 96])
-def test_an_image_of_the_right_size_is_untouched(size):
-    image = Image.fromarray(RNG.integers(0, 256, (size, size, 3), dtype=np.uint8))
-    assert fit(image, size) is image
-
-
-def test_too_elongated_images_are_refused():
-    with pytest.raises(ValueError, match="too elongated"):
-        fit(Image.new("L", (1, 30_000)), 224)
+    assert decode(path)[0, 0].tolist() == [255, 0, 0]
 
 
 def failures(paths):
-    results = each_file(lambda path: decode(path, gray=False, size=None), paths, title="test")
+    results = each(lambda row: decode(paths[row]), len(paths), title="test")
     return [result.reason if isinstance(result, Bad) else None for result in results]
 
 
@@ -142,5 +122,5 @@ def test_results_keep_the_order_of_the_files(tmp_path):
     paths = []
     for value in range(50):
         paths.append(saved(tmp_path / f"{value}.png", Image.new("L", (1, 1), value)))
-    results = each_file(lambda path: decode(path, gray=True, size=None), paths, title="test")
+    results = each(lambda row: decode(paths[row]), len(paths), title="test")
     assert [int(pixels[0, 0, 0]) for pixels in results] == list(range(50))

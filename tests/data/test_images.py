@@ -1,11 +1,11 @@
-"""A data set refuses what cannot be trained on; its digest sees everything."""
+"""A data set refuses what cannot be trained on, and keeps its test split closed."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
-from warmstart.data.images import Images, Split, check_size
+from warmstart.data.images import Images, Split, Vault, openings
 from warmstart.errors import ConfigError
 
 
@@ -14,52 +14,111 @@ def split(labels, *, start=0):
     return Split.of(pixels, np.array(labels), tuple(f"{start}/{row}" for row in range(len(labels))))
 
 
-def images(classes=("a", "b"), train=(0, 0, 1, 1), val=(0, 1)):
-    return Images(classes, split(train), split(val, start=100), split([1, 0], start=200))
+def images(classes=("a", "b"), train=(0, 0, 1, 1), val=(0, 1), test=(1, 0)):
+    closed = Vault(split(test, start=200))
+    return Images(classes, split(train), split(val, start=100), closed)
 
 
-def test_a_subset_keeps_its_places_in_the_whole_split():
+def test_a_split_is_rows_of_all_images():
+    pixels = np.arange(20, dtype=np.uint8).reshape(5, 2, 2, 1)
+    part = Split(pixels, np.array([1, 3, 4]), np.array([0, 1, 0]), ("b", "d", "e"))
+    assert (len(part), part.shape) == (3, (2, 2, 1))
+    assert np.array_equal(part.pixels, pixels[[1, 3, 4]])
+    assert np.array_equal(part.batch(np.array([2, 0])), pixels[[4, 1]])
+
+
+def test_taking_keeps_the_rows_of_the_whole_set():
+    pixels = np.arange(20, dtype=np.uint8).reshape(5, 2, 2, 1)
+    part = Split(pixels, np.array([1, 3, 4]), np.array([0, 1, 0]), ("b", "d", "e")).take(
+        np.array([2, 1])
+    )
+    assert part.rows.tolist() == [4, 3]
+    assert part.labels.tolist() == [0, 1]
+    assert part.ids == ("e", "d")
+    assert np.array_equal(part.pixels, pixels[[4, 3]])
+
+
+def test_a_subset_keeps_its_places_in_the_whole_set():
     whole = images()
-    part = whole.per_class(1, seed=0)
-    assert np.array_equal(part.train.pixels, whole.train.pixels[part.train.positions])
-    assert part.train.ids == tuple(whole.train.ids[row] for row in part.train.positions)
-    assert part.val is whole.val
-    assert whole.per_class(None, seed=0) is whole
+    part = whole.subset(per_class=1, share=None, seed=0)
+    assert np.array_equal(part.train.pixels, whole.train.pixels[part.train.rows])
+    assert part.train.ids == tuple(whole.train.ids[row] for row in part.train.rows)
+    assert np.bincount(part.train.labels).tolist() == [1, 1]
+    assert (part.val, part.test) == (whole.val, whole.test)
+
+
+def test_counts_and_shares_take_the_same_images():
+    whole = images(train=[0, 1] * 10)
+    by_count = whole.subset(per_class=4, share=None, seed=3)
+    by_share = whole.subset(per_class=None, share=0.4, seed=3)
+    assert by_count.train.ids == by_share.train.ids
+    assert by_count.digest == by_share.digest
+
+
+def test_no_subset_is_the_whole_set():
+    whole = images()
+    assert whole.subset(per_class=None, share=None, seed=0) is whole
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"per_class": 1, "share": 0.5}, r"per_class is 1 and data\.fraction 0\.5, but only one"),
+        ({"per_class": 3, "share": None}, "class 'a' has only 2 training images"),
+        ({"per_class": None, "share": 1.5}, r"data\.fraction is 1\.5"),
+    ],
+)
+def test_impossible_subsets_are_refused(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        images().subset(**arguments, seed=0)
+
+
+def test_every_opening_of_the_test_split_is_written_down(tmp_path):
+    log = tmp_path / "run" / "openings"
+    whole = images()
+    assert openings(log) == 0
+    assert (len(whole.test), whole.test.labels.tolist()) == (2, [1, 0])
+    assert whole.test.ids == ("200/0", "200/1")
+    assert whole.test.rows.tolist() == [0, 1]
+    assert openings(log) == 0
+    assert whole.test.open(log).pixels[0, 0, 0, 0] == 200
+    assert openings(log) == 1
+    whole.test.open(log)
+    assert openings(log) == 2
+
+
+def test_a_closed_split_shows_no_pixels():
+    public = {name for name in dir(images().test) if not name.startswith("_")}
+    assert public == {"ids", "labels", "open", "rows"}
 
 
 def test_shape_is_taken_from_the_pixels():
     assert (images().size, images().channels) == ((2, 2), 1)
 
 
-def test_the_digest_sees_pixels_labels_ids_and_classes():
+def test_the_digest_sees_labels_ids_classes_and_splits():
     whole = images()
     assert whole.digest == images().digest
     train = whole.train
-    changed = train.pixels.copy()
-    changed[3, 1, 1, 0] += 1
     others = [
         dataclasses.replace(whole, classes=("a", "c")),
-        dataclasses.replace(whole, train=dataclasses.replace(train, pixels=changed)),
         dataclasses.replace(whole, train=dataclasses.replace(train, labels=train.labels[::-1])),
         dataclasses.replace(whole, train=dataclasses.replace(train, ids=("x", *train.ids[1:]))),
+        dataclasses.replace(whole, train=train.take(np.array([0, 1, 2]))),
+        images(test=(0, 1)),
     ]
-    assert len({whole.digest, *(other.digest for other in others)}) == 5
+    assert len({whole.digest, *(other.digest for other in others)}) == 6
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"classes": ("a",), "train": (0, 0)}, "one class only"),
+        ({"train": ()}, "train split is empty"),
         ({"val": ()}, "val split is empty"),
-        ({"train": (0, 0)}, "no image of the class.* b"),
+        ({"test": ()}, "test split is empty"),
+        ({"train": (0, 0)}, r"train split has no image of the class\(es\) 'b'"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(arguments, message):
     with pytest.raises(ConfigError, match=message):
         images(**arguments)
-
-
-@pytest.mark.parametrize("size", [0, -8, 8.0, True, "8"])
-def test_a_size_is_a_positive_whole_number(size):
-    with pytest.raises(ConfigError, match=r"data\.size is .*whole number of pixels"):
-        check_size(size)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from warmstart.data.digits import digits
+from warmstart.data.sources.digits import digits
 from warmstart.errors import ConfigError, RunError
 from warmstart.models.autoencoder import pretrain
 from warmstart.models.layers import layer_groups
@@ -21,7 +21,7 @@ SMALL = small_cnn(widths=(8, 16, 16))
 
 @pytest.fixture(scope="module")
 def batches():
-    x = torch.from_numpy(digits().train.pixels).permute(0, 3, 1, 2).float()
+    x = torch.from_numpy(digits().reader.pixels).permute(0, 3, 1, 2).float()
     x = (x - x.mean()) / x.std()
     # Copies, since one of the models changes its input in place.
     return lambda step: x[(step * 32) % 800 :][:32].clone()

@@ -10,9 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from warmstart.data.batches import Preprocess, eval_loader
-from warmstart.data.folder import image_folder
+from warmstart.data.batches import eval_loader
+from warmstart.data.dataset import assemble
 from warmstart.data.images import Split
+from warmstart.data.preparation import Preparation
+from warmstart.data.preprocess import Preprocess
+from warmstart.data.sources.folder import image_folder
 from warmstart.models import weights
 from warmstart.models.architecture import Architecture
 from warmstart.models.checkpoints import read_file
@@ -67,18 +70,28 @@ def predictions(model, preprocess, split):
     return torch.cat(parts).numpy()
 
 
+def whole(folder, store, *, size=None):
+    """Return class names and all images of a folder without splits, in one split."""
+    samples = image_folder(root=folder, store=store)
+    data = assemble(
+        samples,
+        Preparation(duplicates="keep"),
+        store=store,
+        cache_gib=8,
+        size=size,
+        originals=False,
+    )
+    pictures = data.images.train.pictures
+    rows = np.arange(len(samples))
+    return samples.classes, Split(pictures, rows, samples.labels, samples.ids)
+
+
 @pytest.fixture(scope="module")
 def cifar_test(unpacked, tmp_path_factory):
     """The 10,000 test images as one split."""
-    # The folder of one split is taken for a data set without splits, and cut; undo the cut.
-    images = image_folder(root=unpacked("cifar10") / "test", store=tmp_path_factory.mktemp("store"))
-    splits = images.splits.values()
-    assert images.classes[0] == "airplane"
-    return Split.of(
-        np.concatenate([split.pixels for split in splits]),
-        np.concatenate([split.labels for split in splits]),
-        tuple(name for split in splits for name in split.ids),
-    )
+    classes, split = whole(unpacked("cifar10") / "test", tmp_path_factory.mktemp("store"))
+    assert classes[0] == "airplane"
+    return split
 
 
 @pytest.mark.slow
@@ -99,14 +112,13 @@ def test_mobilenet_knows_shoes(shared_data, unpacked, tmp_path_factory):
     model, preprocess = filled(
         torchvision_model(name="mobilenet_v2"), folder / "mobilenet_v2_imagenet.safetensors", 1000
     )
-    images = image_folder(
-        root=unpacked("clothing10") / "val", store=tmp_path_factory.mktemp("store"), size=224
-    )
-    shoes = np.flatnonzero(images.train.labels == images.classes.index("shoes"))[:16]
+    store = tmp_path_factory.mktemp("store")
+    classes, split = whole(unpacked("clothing10") / "val", store, size=224)
+    shoes = np.flatnonzero(split.labels == classes.index("shoes"))[:16]
     assert len(shoes) == 16
     # The first line is a class that torchvision's order does not have.
     names = (folder / "imagenet_labels.txt").read_text().splitlines()[1:]
-    guesses = [names[i].lower() for i in predictions(model, preprocess, images.train.take(shoes))]
+    guesses = [names[i].lower() for i in predictions(model, preprocess, split.take(shoes))]
     footwear = ("shoe", "loafer", "sandal", "boot", "clog")
     hits = sum(any(word in guess for word in footwear) for guess in guesses)
     # Six of a thousand classes: by chance it would be none of the sixteen.

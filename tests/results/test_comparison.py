@@ -15,6 +15,7 @@ from warmstart.results.comparison import load
 from warmstart.results.differences import differences
 from warmstart.results.metric import Metric
 from warmstart.results.record import read
+from warmstart.results.selection import config_differences
 from warmstart.results.statistics import Interval
 from warmstart.results.terminal import show
 from warmstart.results.verdict import verdict
@@ -143,7 +144,7 @@ def test_unfinished_cells_are_ordered_by_how_bad_they_are(tmp_path):
 
 def test_config_differences_leave_out_seed_size_and_what_is_equal(tmp_path):
     comparison = compared(tmp_path, {(a, s): BASE for a in ("scratch", "probe") for s in (1, 2)})
-    assert dict(comparison.config_differences()) == {
+    assert dict(config_differences(comparison)) == {
         "init._target_": ["warmstart.models.init.scratch", "warmstart.models.init.pretrained"],
         "init.scheme": ["kaiming_normal", "not set"],
         "init.weights": ["not set", "source:glyphs"],
@@ -195,7 +196,7 @@ def test_a_record_without_digests_is_not_paired(tmp_path):
 
     values = {("scratch", 5): BASE, ("probe", 5): arm(CLEAR)}
     (difference,) = differences(compared(tmp_path, values, change=change))
-    reason = "the images and the data split and the batch order and the augmentation differ"
+    reason = "the set of images and the data split and the batch order and the augmentation differ"
     assert difference.unpaired_because == reason
 
 

@@ -106,7 +106,11 @@ def test_the_report_draws_everything_and_asks_for_nothing(browser, tmp_path):
 
 @pytest.mark.slow
 def test_nothing_is_wider_than_a_phone(browser, tmp_path):
-    write_comparison(tmp_path, digits_values())
+    def change(content):
+        content["data"] = {"skipped": {"a" * 200: "truncated"}, "warnings": ["b" * 200]}
+        content["test_opened"] = 2
+
+    write_comparison(tmp_path, digits_values(), change=change)
     write(load(tmp_path), tmp_path / "report.html")
     size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
@@ -124,6 +128,9 @@ def test_hostile_names_are_text(browser, tmp_path):
         content["config"][HOSTILE[0]] = HOSTILE[2] + content["choices"]["init"]
         content["versions"][HOSTILE[1]] = HOSTILE[0]
         content["environment"] |= {HOSTILE[2]: HOSTILE[0], "command": HOSTILE[1]}
+        content["data"] = {"skipped": {HOSTILE[0]: HOSTILE[1]}, "dropped": {HOSTILE[1]: HOSTILE[2]}}
+        content["data"]["warnings"] = list(HOSTILE)
+        content["input"] = {HOSTILE[1]: content["key"]}
 
     values = {(name, size): BASE for name in (*HOSTILE, "scratch", "full") for size in (1, 2)}
     values["full", 2] = [*BASE[:4], HOSTILE[1]]
@@ -157,6 +164,9 @@ def test_hostile_names_are_text(browser, tmp_path):
         pytest.param({("scratch", 1): [0.5], ("full", 1): [None]}, 4, id="one run"),
         pytest.param({("scratch", None): BASE, ("full", None): BASE}, 4, id="all images"),
         pytest.param({(f"arm {i}", 5): BASE[:2] for i in range(14)}, 4, id="many arms"),
+        pytest.param({(a, 5): [BASE] for a in ("scratch", "full")}, 4, id="folds of one seed"),
+        pytest.param({(a, 5): [BASE] * 3 for a in ("scratch", "full")}, 4, id="folds of seeds"),
+        pytest.param({(a, s): BASE for a in "ab" for s in (0.1, 1.0, None)}, 8, id="shares"),
     ],
 )
 def test_partial_and_odd_reports_draw_too(browser, tmp_path, values, plots):

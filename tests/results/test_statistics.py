@@ -88,6 +88,39 @@ def test_unpaired_difference_is_scipys_welch(a, b):
     assert interval.n == min(len(a), len(b))
 
 
+def test_folds_are_corrected_by_hand():
+    # s^2 = 2.5, not 2.5 / 5 but 2.5 (1/5 + 1/4) = 1.125; t(4) = 2.77645
+    interval = t_interval([1, 2, 3, 4, 5], folds=5)
+    assert interval.mean == 3
+    assert interval.high == pytest.approx(3 + 2.77645 * math.sqrt(1.125), abs=1e-4)
+    assert interval.n == 5
+    # Three of ten folds have run: differences 1, 2, 3, s^2 = 1; 1/3 + 1/9 = 4/9; t(2) = 4.30265
+    interval = paired_difference([101, 52, 13], [100, 50, 10], folds=10)
+    assert interval.mean == 2
+    assert interval.high == pytest.approx(2 + 4.30265 * 2 / 3, abs=1e-4)
+
+
+def test_unpaired_folds_are_corrected_by_hand():
+    # Both s^2 = 1, both 1 x (1/3 + 1/2) = 5/6; Welch: 4 degrees of freedom, t(4) = 2.77645
+    interval = unpaired_difference([4, 5, 6], [1, 2, 3], folds=3)
+    assert interval.mean == 3
+    assert interval.high == pytest.approx(3 + 2.77645 * math.sqrt(10 / 6), abs=1e-4)
+
+
+def test_the_correction_covers_what_it_says_where_folds_correlate_as_it_assumes():
+    """Nadeau and Bengio take the correlation of two folds to be n_test / n = 1 / k."""
+    generator, k = np.random.default_rng(0), 5
+    values = generator.normal(0, math.sqrt(1 - 1 / k), (2000, k))
+    values += generator.normal(0, math.sqrt(1 / k), (2000, 1))
+    hits = {
+        folds: np.mean([abs(i.mean) <= i.high - i.mean for i in intervals])
+        for folds in (None, k)
+        if (intervals := [t_interval(row, folds=folds) for row in values])
+    }
+    assert hits[k] == pytest.approx(0.95, abs=0.015)
+    assert hits[None] < 0.88
+
+
 def test_crossed_interval_by_hand():
     # Seed means 1/2, 0 and image means 1/2, 0: variance 1/8 each. Residuals +-1/4: variance 1/4.
     # 1/8/2 + max(0, 1/8/2 - 1/4/4) = 1/16; t(1) = 12.70620

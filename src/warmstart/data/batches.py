@@ -1,53 +1,58 @@
-"""Batches as a function of (seed, step), and what turns stored pixels into a model's input."""
+"""Batches of images: for training as a function of (seed, step), for evaluation in order."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from warmstart.data.images import Images, Split
-from warmstart.errors import ConfigError
-from warmstart.models.architecture import Input
+from warmstart.data.augment.pipeline import Augment
+from warmstart.data.images import Split
+from warmstart.data.views import Crops
 from warmstart.randomness import torch_generator
 
-# uint8 [b, height, width, channels]; int64 [b]; float32 [b, columns of the augmentation]
+# uint8 [b, height, width, channels]; int64 [b]; float32 [b, columns of the augmentation].
+# In an evaluation over several crops, the pixels are [b * crops, size, size, channels].
 Batch = tuple[Tensor, Tensor, Tensor]
 
-EVAL_BATCH = 256
-# ITU-R BT.601 luma, as Pillow's conversion to gray.
-_LUMA = (0.299, 0.587, 0.114)
-
-
-class Augment(Protocol):
-    """Whole-batch augmentation, whose randomness is handed to it."""
-
-    columns: int
-
-    def __call__(self, pixels: Tensor, uniforms: Tensor) -> Tensor:
-        """Map float pixels [b, c, h, w] and uniforms [b, columns] to pixels of the same shape."""
-        ...
+_EVAL_PICTURES, _EVAL_PIXELS = 256, 256 * 128 * 128
 
 
 class TrainBatches(Dataset[Batch]):
     """The training batches of a run: item k is the batch of step k.
 
-    Steps cut an endless stream of passes over the data, each in an order of its own: every image
-    comes once per pass, and every batch is full. Order and augmentation depend on the seed, the
-    pass and the image's position alone.
+    Steps cut an endless stream of passes, each as many images as the split has and in an order of
+    its own; every batch is full. In a pass every image comes once, or, balanced, every class
+    equally often (see `_balanced`). Order and augmentation depend on the seed, on how often the
+    image has come before and on its row alone.
+
+    Args:
+        split: The images.
+        batch_size: At most the whole split is a batch.
+        seed: The run's seed.
+        augment: What is done to single images, bound to `split`; None leaves them.
+        balanced: Show every class equally often, not every image.
     """
 
-    def __init__(self, split: Split, *, batch_size: int, columns: int, seed: int) -> None:
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch_size: int,
+        seed: int,
+        augment: Augment | None = None,
+        balanced: bool = False,
+    ) -> None:
         self.split = split
         self.batch_size = min(batch_size, len(split))
-        self.columns = columns
         self.seed = seed
+        self.augment = augment
+        self.balanced = balanced
         # Two passes meet in one batch; a cache per data set, so that nothing outlives the run.
         self._pass = functools.lru_cache(maxsize=2)(self._draw_pass)
 
@@ -60,15 +65,15 @@ class TrainBatches(Dataset[Batch]):
             order, uniforms = self._pass(number)
             pieces.append((order[offset : offset + count], uniforms[offset : offset + count]))
             start += count
-        rows, uniforms = pieces[0]
+        indices, uniforms = pieces[0]
         if len(pieces) > 1:
-            rows = np.concatenate([rows for rows, _ in pieces])
+            indices = np.concatenate([indices for indices, _ in pieces])
             uniforms = torch.cat([uniforms for _, uniforms in pieces])
-        return (
-            torch.from_numpy(self.split.pixels[rows]),
-            torch.from_numpy(self.split.labels[rows]),
-            uniforms,
-        )
+        if self.augment is None:
+            pixels = torch.from_numpy(self.split.batch(indices))
+        else:
+            pixels = self.augment.sample(self.split, indices, uniforms)
+        return pixels, torch.from_numpy(self.split.labels[indices]), uniforms
 
     def __getstate__(self) -> dict[str, object]:
         # For loader workers that are spawned: the cache cannot be pickled.
@@ -79,16 +84,29 @@ class TrainBatches(Dataset[Batch]):
         self._pass = functools.lru_cache(maxsize=2)(self._draw_pass)
 
     def _draw_pass(self, number: int) -> tuple[np.ndarray, Tensor]:
-        """Return the rows of the split in the order of the pass, and each one's uniforms."""
+        """Return the indices of the pass in its order, and the uniforms of each."""
         count = len(self.split)
-        order = torch.randperm(count, generator=torch_generator(self.seed, "order", number)).numpy()
-        if not self.columns:
-            return order, torch.empty(count, 0)
-        # By position in the whole split: an image is augmented alike in every subset.
-        generator = torch_generator(self.seed, "augment", number)
-        places = int(self.split.positions.max()) + 1
-        uniforms = torch.rand(places, self.columns, generator=generator)
-        return order, uniforms[self.split.positions[order]]
+        order, before = _permutation(count, self.seed, "order", number), np.full(count, number)
+        if self.balanced:
+            indices, before = _balanced(self.split.labels, number, seed=self.seed)
+            order, before = indices[order], before[order]
+        return order, self._uniforms(order, before)
+
+    def _uniforms(self, indices: np.ndarray, before: np.ndarray) -> Tensor:
+        """Return the uniforms, float32 [n, columns], of images that have come so often before."""
+        columns = 0 if self.augment is None else self.augment.columns
+        found = torch.empty(len(indices), columns)
+        if not columns:
+            return found
+        # By row in the whole data set: an image is augmented alike in every subset.
+        rows = self.split.rows[indices]
+        places = int(self.split.rows.max()) + 1
+        for times in np.unique(before):
+            generator = torch_generator(self.seed, "augment", int(times))
+            table = torch.rand(places, columns, generator=generator)
+            here = before == times
+            found[here] = table[rows[here]]
+        return found
 
     def digests(self, augment_options: str) -> dict[str, str]:
         """Return the digests of the batch order and of the augmentation's numbers.
@@ -101,27 +119,48 @@ class TrainBatches(Dataset[Batch]):
         order = hashlib.sha256(f"batch_size={self.batch_size}".encode())
         augment = hashlib.sha256(augment_options.encode())
         for number in (0, 1):
-            rows, uniforms = self._pass(number)
-            order.update("\n".join(self.split.ids[row] for row in rows).encode())
-            augment.update(uniforms[np.argsort(rows)].numpy().tobytes())
+            indices, uniforms = self._pass(number)
+            order.update("\n".join(self.split.ids[index] for index in indices).encode())
+            augment.update(uniforms[np.argsort(indices, kind="stable")].numpy().tobytes())
         return {"order": order.hexdigest(), "augment": augment.hexdigest()}
 
 
 class EvalBatches(Dataset[Batch]):
-    """A split in its own order, cut into batches; the last one may be short."""
+    """A split in its own order, cut into batches; the last one may be short.
 
-    def __init__(self, split: Split) -> None:
+    Args:
+        split: The images.
+        crops: Cut out of the images at their own size; None takes the pictures of the split.
+    """
+
+    def __init__(self, split: Split, *, crops: Crops | None = None) -> None:
         self.split = split
+        self.crops = crops
+        height, width, _ = split.shape
+        self.batch_size = eval_batch(height, width, views=1 if crops is None else len(crops))
 
     def __len__(self) -> int:
-        return -(-len(self.split) // EVAL_BATCH)
+        return -(-len(self.split) // self.batch_size)
 
     def __getitem__(self, index: int) -> Batch:
-        rows = slice(index * EVAL_BATCH, (index + 1) * EVAL_BATCH)
-        labels = torch.from_numpy(self.split.labels[rows])
-        # A copy, since a mapped file is read-only and torch wants to own what it reads.
-        pixels = torch.from_numpy(np.array(self.split.pixels[rows]))
-        return pixels, labels, torch.empty(len(labels), 0)
+        start = index * self.batch_size
+        indices = np.arange(start, min(start + self.batch_size, len(self.split)))
+        cut = self.split.batch(indices) if self.crops is None else self.crops(self.split, indices)
+        labels = torch.from_numpy(self.split.labels[indices])
+        return torch.from_numpy(cut), labels, torch.empty(len(cut), 0)
+
+
+def eval_batch(height: int, width: int, *, views: int = 1) -> int:
+    """Return how many images an evaluation takes at once: a matter of memory, not of results.
+
+    At most 256 pictures and 4.2 million pixels, and at least one image.
+
+    Args:
+        height: Of a picture, in pixels.
+        width: Likewise.
+        views: Pictures of each image.
+    """
+    return max(1, min(_EVAL_PICTURES, _EVAL_PIXELS // (height * width)) // views)
 
 
 def train_loader(
@@ -137,10 +176,13 @@ def train_loader(
     )
 
 
-def eval_loader(split: Split, *, workers: int) -> DataLoader[Batch]:
-    """Return the loader of a whole split, in its own order."""
+def eval_loader(split: Split, *, workers: int, crops: Crops | None = None) -> DataLoader[Batch]:
+    """Return the loader of a whole split, in its own order; see `EvalBatches`."""
     return DataLoader(
-        EvalBatches(split), batch_size=None, num_workers=workers, collate_fn=_as_it_is
+        EvalBatches(split, crops=crops),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
     )
 
 
@@ -148,91 +190,38 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def split_digest(images: Images) -> str:
-    """Return the SHA-256 over which images are trained on, validated on and tested on."""
-    digest = hashlib.sha256()
-    for name, split in images.splits.items():
-        digest.update("\n".join([name, *split.ids]).encode())
-    return digest.hexdigest()
+def _balanced(labels: np.ndarray, number: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return what is shown in pass `number` when every class comes equally often, class by class.
 
-
-def input_of(images: Images) -> Input:
-    """Return the input that fits the data: their size and channels, mean and deviation of train."""
-    axes = (0, 1, 2)
-    pixels = images.train.pixels
-    total, squares = np.zeros(images.channels), np.zeros(images.channels)
-    for start in range(0, len(pixels), 1024):
-        chunk = pixels[start : start + 1024].astype(np.float64) / 255
-        total += chunk.sum(axis=axes)
-        squares += (chunk**2).sum(axis=axes)
-    count = pixels[..., 0].size
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
-    height, width = images.size
-    size = height if height == width else None
-    return Input(size, images.channels, tuple(mean.tolist()), tuple(std.tolist()))
-
-
-def with_channels(wanted: Input, channels: int | None, *, given: int) -> Input:
-    """Return the input with another number of channels; None keeps those of `wanted`.
-
-    Mean and deviation are averaged for one channel, and repeated in turn for more.
+    The slots of the endless stream go to the classes in turn, so that any two classes differ by
+    one slot at most, in a pass and in all passes together. A class fills its slots from an
+    endless sequence of orders of its images: none comes twice before all have come once.
 
     Args:
-        wanted: What the weights or the data expect.
-        channels: ``model.channels``.
-        given: Channels of the images.
+        labels: int64 [n]; the classes that occur in it take part.
+        number: Of the pass, which has n slots.
+        seed: The run's seed.
 
-    Raises:
-        ConfigError: The images cannot be brought to so many channels.
+    Returns:
+        Indices of the images, and how often each has come before: both int64 [n].
     """
-    count = wanted.channels if channels is None else channels
-    if isinstance(count, bool) or not isinstance(count, int) or count not in {1, 3, given}:
-        raise ConfigError(
-            f"model.channels is {count!r}, but the images have {given}; give "
-            f"{' or '.join(map(str, sorted({1, 3, given})))}"
-        )
-    if count == wanted.channels:
-        return wanted
-    pick = _average if count == 1 else functools.partial(_repeat, count)
-    return Input(wanted.size, count, pick(wanted.mean), pick(wanted.std))
+    count = len(labels)
+    parts = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
+    members = [part for part in parts if len(part)]
+    start = number * count
+    turns = (start + np.arange(count)) // len(members)
+    indices, before = np.empty(count, np.int64), np.empty(count, np.int64)
+    for place, part in enumerate(members):
+        slots = slice((place - start) % len(members), None, len(members))
+        before[slots], offsets = np.divmod(turns[slots], len(part))
+        first, last = before[slots][[0, -1]].tolist()
+        orders = [
+            part[_permutation(len(part), seed, "order", int(labels[part[0]]), times)]
+            for times in range(first, last + 1)
+        ]
+        indices[slots] = np.stack(orders)[before[slots] - first, offsets]
+    return indices, before
 
 
-def _average(values: Sequence[float]) -> tuple[float, ...]:
-    return (sum(values) / len(values),)
-
-
-def _repeat(count: int, values: Sequence[float]) -> tuple[float, ...]:
-    return tuple(values[index % len(values)] for index in range(count))
-
-
-class Preprocess(nn.Module):
-    """From stored pixels to a model's input: channels, augmentation, normalization."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, wanted: Input, *, augment: Augment | None, channels_last: bool) -> None:
-        super().__init__()
-        mean, std = torch.tensor(wanted.mean), torch.tensor(wanted.std)
-        shape = (1, -1, 1, 1)
-        # (x / 255 - mean) / std, as one product and one sum.
-        self.register_buffer("scale", (1 / (255 * std)).reshape(shape), persistent=False)
-        self.register_buffer("shift", (-mean / std).reshape(shape), persistent=False)
-        self.channels = wanted.channels
-        self.augment = augment if augment is not None and augment.columns else None
-        self.format = torch.channels_last if channels_last else torch.contiguous_format
-
-    def forward(self, pixels: Tensor, uniforms: Tensor, *, train: bool) -> Tensor:
-        """Map uint8 [b, h, w, c] to normalized float [b, channels, h, w]."""
-        x = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=self.format)
-        if x.shape[1] != self.channels:
-            x = x.expand(-1, 3, -1, -1) if self.channels == 3 else _gray(x)
-        if train and self.augment is not None:
-            x = self.augment(x, uniforms)
-        return (x * self.scale).add_(self.shift)
-
-
-def _gray(x: Tensor) -> Tensor:
-    weights = torch.tensor(_LUMA, device=x.device).reshape(1, 3, 1, 1)
-    return (x * weights).sum(dim=1, keepdim=True)
+def _permutation(count: int, seed: int, *place: str | int) -> np.ndarray:
+    return torch.randperm(count, generator=torch_generator(seed, *place)).numpy()

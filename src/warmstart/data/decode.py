@@ -2,126 +2,133 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from warmstart.data.samples import Header
+
 T = TypeVar("T")
 
-VERSION = 1
+VERSION = 2
 """Raise when the same file would give other pixels."""
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 _GRAY_MODES = {"1", "L", "LA", "La", "I"}
 _SIXTEEN_BITS = 65535
-_CHUNK = 16  # files
+_TRIED = 16  # images, by whose time the way of the others is chosen
+_SMALL_SECONDS = 0.001
+_AHEAD = 32  # images per thread that may wait to be taken
 _PROGRESS_AFTER_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Header:
-    """What a file says about its image: upright height and width in pixels, and its colour."""
-
-    height: int
-    width: int
-    gray: bool
-
-
-@dataclass(frozen=True)
 class Bad:
-    """Why a file cannot be used."""
+    """Why an image cannot be used."""
 
     reason: str
 
 
 def read_header(path: Path) -> Header:
     """Return the header of an image file without decoding its pixels."""
-    with Image.open(path) as image:
-        width, height = image.size
-        if image.getexif().get(0x0112, 1) >= 5:  # the orientations that lie on their side
-            width, height = height, width
-        return Header(height, width, image.mode in _GRAY_MODES or image.mode.startswith("I;16"))
+    with _opened(path) as image:
+        return header_of(image)
 
 
-def decode(path: Path, *, gray: bool, size: int | None) -> np.ndarray:
-    """Return the first frame of an image file, upright, as uint8 [height, width, channels].
+def header_of(image: Image.Image) -> Header:
+    """Return the header of an image that Pillow has opened."""
+    width, height = image.size
+    if image.getexif().get(0x0112, 1) >= 5:  # the orientations that lie on their side
+        width, height = height, width
+    gray = image.mode in _GRAY_MODES or image.mode.startswith("I;16")
+    mode = " ".join(filter(None, [image.format, image.mode]))
+    return Header(height, width, 1 if gray else 3, mode)
+
+
+def decode(path: Path) -> np.ndarray:
+    """Return the first frame of an image file: see `to_pixels`."""
+    with _opened(path) as image:
+        return to_pixels(image)
+
+
+def to_pixels(image: Image.Image) -> np.ndarray:
+    """Return an image upright, as uint8 [height, width, 1] when it is gray, else [..., 3].
 
     16-bit gray is rescaled to 8 bits, transparent parts lie on white (the paper under most
     drawings with transparency), palettes, CMYK and others are converted to colours.
 
-    Args:
-        path: The file.
-        gray: One channel instead of three.
-        size: See `fit`; None leaves the image's own size.
+    Raises:
+        ValueError: The pixels have no range that is known.
     """
-    with Image.open(path) as opened:
-        image: Image.Image = opened
-        ImageOps.exif_transpose(image, in_place=True)
-        if image.mode.startswith("I"):
-            image = _eight_bits(image)
-        if image.mode == "F":
-            raise ValueError("its pixels are floating-point numbers")
-        if image.has_transparency_data:
-            paper = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(paper, image.convert("RGBA"))
-        image = image.convert("L" if gray else "RGB")
-        pixels = np.asarray(image if size is None else fit(image, size))
-    return pixels.reshape(*pixels.shape[:2], 1 if gray else 3)
+    channels = header_of(image).channels
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I"):
+        image = _eight_bits(image)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers")
+    if image.has_transparency_data:
+        paper = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(paper, image.convert("RGBA"))
+    pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def fit(image: Image.Image, size: int) -> Image.Image:
-    """Return the middle `size` x `size` pixels of the image, scaled with antialiasing.
-
-    The shorter side becomes 256/224 of `size` before the cut, as in torchvision's evaluation
-    transforms; exactly `size` below 64 pixels, where no margin can be spared. An image that has
-    the right size is returned as it is.
-    """
-    if image.size == (size, size):
-        return image
-    short = round(size * 256 / 224) if size >= 64 else size
-    shortest = min(image.size)
-    width, height = (int(short * side / shortest) for side in image.size)
-    if width * height > (Image.MAX_IMAGE_PIXELS or width * height):
-        raise ValueError(f"it is too elongated ({image.width}x{image.height}) to be scaled")
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    scaled = image.resize((width, height), Image.Resampling.BILINEAR)
-    return scaled.crop((left, top, left + size, top + size))
-
-
-def each_file(work: Callable[[Path], T], paths: Sequence[Path], *, title: str) -> Iterator[T | Bad]:
-    """Yield ``work(path)`` of every file in order, or why it failed, from one thread per core.
+def each(work: Callable[[int], T], count: int, *, title: str) -> Iterator[T | Bad]:
+    """Yield ``work(row)`` of each row in order, or why it failed, from one thread per core.
 
     Pillow's warning of a decompression bomb counts as a failure. On a terminal a progress bar
     appears when it takes long.
     """
-
-    def attempt(chunk: Sequence[Path]) -> list[T | Bad]:
-        return [_attempt(work, path) for path in chunk]
-
-    # In chunks, since handing over one small image costs as much as decoding it.
-    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     with warnings.catch_warnings(), ThreadPoolExecutor(_cores()) as pool:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        results = chain.from_iterable(pool.map(attempt, chunks))
-        yield from _progress(results, len(paths), title=title)
+        yield from _progress(_all(work, count, pool), count, title=title)
 
 
-def _attempt(work: Callable[[Path], T], path: Path) -> T | Bad:
+def _all(work: Callable[[int], T], count: int, pool: ThreadPoolExecutor) -> Iterator[T | Bad]:
+    rest = range(min(_TRIED, count), count)
+    seconds = []
+    for row in range(rest.start):
+        start = time.thread_time()
+        result = _attempt(work, row)
+        seconds.append(time.thread_time() - start)
+        yield result
+    # The median, since the first image pays for imports.
+    if not seconds or statistics.median(seconds) < _SMALL_SECONDS:
+        # Threads would wait for one another: on small images most of the work is Python's.
+        yield from (_attempt(work, row) for row in rest)
+        return
+    # In rounds, since images that nobody has taken yet fill the memory.
+    step = _AHEAD * _cores()
+    for first in range(rest.start, rest.stop, step):
+        rows = range(first, min(first + step, rest.stop))
+        yield from pool.map(functools.partial(_attempt, work), rows)
+
+
+def _opened(path: Path) -> Image.Image:
     try:
-        return work(path)
+        return Image.open(path)
+    except UnidentifiedImageError as error:
+        empty = path.stat().st_size == 0
+        raise ValueError("the file is empty" if empty else "it is not an image") from error
+
+
+def _attempt(work: Callable[[int], T], row: int) -> T | Bad:
+    try:
+        return work(row)
     except Exception as error:  # a decoder may raise anything on foreign bytes
-        return Bad(_reason(path, error))
+        return Bad((str(error) or type(error).__name__).splitlines()[0].rstrip("."))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -129,12 +136,6 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if values.min() < 0 or values.max() > _SIXTEEN_BITS:
         raise ValueError("its values do not fit into 16 bits")
     return Image.fromarray(np.rint(values * (255 / _SIXTEEN_BITS)).astype(np.uint8))
-
-
-def _reason(path: Path, error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "the file is empty" if path.stat().st_size == 0 else "it is not an image"
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _cores() -> int:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from warmstart.data.folder import refuse, stamp
-from warmstart.data.images import check_size
+from warmstart.data.readers import ImageFiles
 from warmstart.errors import ConfigError
 from warmstart.store import once, sha256
 
@@ -20,7 +19,7 @@ def unlabelled_folder(root: Path, *, store: Path, size: int) -> tuple[np.ndarray
     Args:
         root: The folder; hidden files and files with other extensions are left out.
         store: The store's folder, where the decoded images are kept.
-        size: Height and width in pixels to bring the images to (see `decode.fit`).
+        size: Height and width in pixels to bring the images to (see `resize.fit`).
 
     Returns:
         The pixels, uint8 [n, size, size, channels] in the order of the files' names, a read-only
@@ -30,16 +29,12 @@ def unlabelled_folder(root: Path, *, store: Path, size: int) -> tuple[np.ndarray
     Raises:
         ConfigError: There is no such folder, it has no images, or a file cannot be read.
     """
-    from PIL import __version__ as pillow
+    from warmstart.data.decode import EXTENSIONS
 
-    from warmstart.data import decode
-
-    check_size(size)
-    files = _image_files(root, decode.EXTENSIONS)
-    identity = (decode.VERSION, pillow, size, [(file, *stamp(root / file)) for file in files])
-    key = f"unlabelled-{size}-{hashlib.sha256(repr(identity).encode()).hexdigest()[:16]}"
-    folder = once(store / "images", key, partial(_decode_all, root=root, files=files, size=size))
-    path = folder / "pixels.npy"
+    reader = ImageFiles(root, _image_files(root, EXTENSIONS))
+    identity = hashlib.sha256(repr((reader.identity, size)).encode()).hexdigest()[:16]
+    make = partial(_decode_all, reader=reader, size=size)
+    path = once(store / "images", f"unlabelled-{size}-{identity}", make) / "pixels.npy"
     return np.load(path, mmap_mode="r"), sha256(path)
 
 
@@ -65,23 +60,28 @@ def _image_files(root: Path, extensions: tuple[str, ...]) -> list[str]:
     return files
 
 
-def _decode_all(folder: Path, *, root: Path, files: list[str], size: int) -> None:
-    from warmstart.data.decode import Bad, decode, each_file, read_header
+def _decode_all(folder: Path, *, reader: ImageFiles, size: int) -> None:
+    from warmstart.data.decode import Bad, each
+    from warmstart.data.resize import fit
 
-    paths = [root / file for file in files]
-    bad: dict[str, str] = {}
-    gray = True
-    for file, header in zip(files, each_file(read_header, paths, title="Reading"), strict=True):
-        if isinstance(header, Bad):
-            bad[file] = header.reason
-        else:
-            gray = gray and header.gray
-    shape = (len(files), size, size, 1 if gray else 3)
+    count = len(reader.files)
+    headers = list(each(reader.header, count, title="Reading headers"))
+    bad = {row: header.reason for row, header in enumerate(headers) if isinstance(header, Bad)}
+    gray = all(isinstance(header, Bad) or header.channels == 1 for header in headers)
+    shape = (count, size, size, 1 if gray else 3)
     array = np.lib.format.open_memmap(folder / "pixels.npy", "w+", np.uint8, shape)
-    work = partial(decode, gray=gray, size=size)
-    for row, pixels in enumerate(each_file(work, paths, title="Decoding unlabelled")):
+
+    def work(row: int) -> np.ndarray:
+        return fit(reader.image(row), size)
+
+    for row, pixels in enumerate(each(work, count, title="Decoding unlabelled")):
         if isinstance(pixels, Bad):
-            bad[files[row]] = pixels.reason
+            bad.setdefault(row, pixels.reason)
         else:
             array[row] = pixels
-    refuse(bad, files, root)
+    if bad:
+        row = min(bad)
+        raise ConfigError(
+            f"{len(bad)} of {count} images in {reader.root} cannot be read, the first is "
+            f"{reader.files[row]} ({bad[row]}); replace or remove them"
+        )

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import queue
 import re
-import threading
 from collections.abc import Callable, Iterable
-from http.client import HTTPException
 from pathlib import Path
 from typing import TypeVar
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
-from urllib.request import urlopen
 
 import torch
 
+from warmstart import fetch
 from warmstart.errors import ConfigError
-from warmstart.store import lock, once, publish, sha256
+from warmstart.store import once, sha256
 
 FOLDER_VARIABLE = "WARMSTART_WEIGHTS"
-ANSWER_SECONDS = 10.0  # for a server's first answer, and between two pieces of a file
+ANSWER_SECONDS = fetch.ANSWER_SECONDS
 
 Result = TypeVar("Result")
 
@@ -70,12 +66,7 @@ def hub_file(url: str) -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     found = offline_file([name])
     if not found and not path.is_file():
-        try:
-            with lock(path):
-                if not path.is_file():
-                    _fetch(url, path, digits, f"{path.parent}")
-        except OSError as error:  # a folder that others own
-            raise unreachable(url, name, error) from error
+        _fetch(url, path, digits, f"{path.parent}")
     return verified(found or path, digits)
 
 
@@ -91,7 +82,13 @@ def url_file(url: str, digest: str, *, store: Path) -> Path:
     found = offline_file([name])
     if found:
         return verified(found, digest)
-    entry = once(store, f"weights-{digest}", lambda part: _fetch(url, part / name, digest))
+
+    def make(part: Path) -> None:
+        whole = store / f"weights-{digest}-{name}"  # beside the entry, to be resumed
+        _fetch(url, whole, digest)
+        os.replace(whole, part / name)
+
+    entry = once(store, f"weights-{digest}", make)
     # Another address of the same file may have given it another name.
     return next(file for file in entry.iterdir() if file.name != "SHA256SUMS")
 
@@ -111,26 +108,8 @@ def verified(path: Path, digits: str) -> Path:
 
 
 def within(call: Callable[[], Result]) -> Result:
-    """Return what `call` returns, or raise TimeoutError after ``ANSWER_SECONDS``.
-
-    A socket's own time limit holds for each of a host's addresses anew, and not for finding them.
-    """
-    answers: queue.SimpleQueue[tuple[Result | None, Exception | None]] = queue.SimpleQueue()
-
-    def work() -> None:
-        try:
-            answers.put((call(), None))
-        except Exception as error:
-            answers.put((None, error))
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        result, error = answers.get(timeout=ANSWER_SECONDS)
-    except queue.Empty:
-        raise TimeoutError(f"no answer within {ANSWER_SECONDS:g} seconds") from None
-    if error:
-        raise error
-    return result  # type: ignore[return-value]
+    """Return what `call` returns, or raise TimeoutError after ``ANSWER_SECONDS``."""
+    return fetch.within(call, ANSWER_SECONDS)
 
 
 def unreachable(url: str, name: str, error: Exception, elsewhere: str = "") -> ConfigError:
@@ -154,34 +133,15 @@ def unreachable(url: str, name: str, error: Exception, elsewhere: str = "") -> C
 
 
 def _fetch(url: str, path: Path, digits: str, elsewhere: str = "") -> None:
-    """Fetch a file and put it in place when it is whole."""
-
-    def write(part: Path) -> None:
-        digest, received = hashlib.sha256(), 0
-        with (
-            within(lambda: urlopen(url, timeout=ANSWER_SECONDS)) as answer,
-            part.open("wb") as file,
-        ):
-            while piece := answer.read(1 << 20):
-                file.write(piece)
-                digest.update(piece)
-                received += len(piece)
-        announced = answer.headers.get("Content-Length")
-        if announced and received != int(announced):
-            raise OSError(f"the connection ended after {received} of {announced} bytes")
-        if not digest.hexdigest().startswith(digits):
-            raise ConfigError(
-                f"init.weights: {url} has the SHA-256 sum {digest.hexdigest()}, "
-                f"but {digits} was expected; check the address and the sum"
-            )
-
     try:
-        publish(path, write)
-    except HTTPError as error:
-        if error.code in (404, 410):
+        fetch.fetch(url, path, digest=digits, seconds=ANSWER_SECONDS)
+    except ConfigError as error:
+        raise ConfigError(f"init.weights: {error}") from error
+    except OSError as error:  # of the network, or a folder that others own
+        if isinstance(error, HTTPError) and error.code in (404, 410):
             raise ConfigError(
                 f"init.weights: {url} does not exist ({error}); check the address"
             ) from error
-        raise unreachable(url, file_name(url), error, elsewhere) from error
-    except (OSError, HTTPException) as error:
+        if isinstance(error, PermissionError):
+            elsewhere = ""
         raise unreachable(url, file_name(url), error, elsewhere) from error

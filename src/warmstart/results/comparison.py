@@ -13,13 +13,12 @@ from typing import Any
 
 from warmstart.errors import ConfigError
 from warmstart.results import record as records
-from warmstart.results.metric import Metric
+from warmstart.results import selection
+from warmstart.results.metric import Metric, Size, mixture, size_phrase, training_size
 from warmstart.results.record import Record
 from warmstart.results.statistics import Interval, t_interval
 
 PLAN = "cells.json"
-# What tells the cells of a comparison apart anyway; no difference between arms.
-CELL_KEYS = ("seed", "data.per_class")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +28,9 @@ class Cell:
     Attributes:
         key: The identity of the run.
         arm: Label of the table row.
-        size: Training images per class, or None for all.
+        size: How many images train.
         seed: The run's seed.
+        fold: Which part of a cross-validation it evaluates; None without one.
         command: What repeats this run.
         folder: Where its files are, or would be.
         record: None where the run has not ended.
@@ -38,8 +38,9 @@ class Cell:
 
     key: str
     arm: str
-    size: int | None
+    size: Size
     seed: int
+    fold: int | None
     command: str
     folder: Path
     record: Record | None
@@ -48,6 +49,12 @@ class Cell:
     def status(self) -> str:
         """``finished``, ``failed`` or ``missing``."""
         return self.record.status if self.record else "missing"
+
+    @property
+    def place(self) -> str:
+        """Where it stands in the comparison: ``scratch, 5 per class, seed 0, fold 2``."""
+        fold = "" if self.fold is None else f", fold {self.fold}"
+        return f"{self.arm}, {size_phrase(self.size)}, seed {self.seed}{fold}"
 
     def value(self, metric: str) -> float | None:
         """Return a finished run's metric, or None where it has no finite one."""
@@ -98,9 +105,31 @@ class Comparison:
         return bool(self.reference) and self.reference in (arm, arm.split(" ")[0])
 
     @functools.cached_property
-    def sizes(self) -> tuple[int | None, ...]:
-        """Images per class in ascending order; None (all images) comes last."""
+    def sizes(self) -> tuple[Size, ...]:
+        """Training sizes in ascending order; None (all images) comes last."""
         return tuple(sorted({cell.size for cell in self.cells}, key=lambda s: (s is None, s or 0)))
+
+    @functools.cached_property
+    def folds(self) -> tuple[int, ...]:
+        """Folds of the cross-validation; empty without one."""
+        return tuple(sorted({cell.fold for cell in self.cells if cell.fold is not None}))
+
+    @functools.cached_property
+    def correction(self) -> int | None:
+        """Into how many folds the images are cut, where folds of one seed are the repetitions.
+
+        Then intervals need it (`t_interval`). None where seeds are the repetitions.
+        """
+        if not self.folds or len({cell.seed for cell in self.cells}) > 1:
+            return None
+        configs = [cell.record.config.get("data", {}) for cell in self.cells if cell.record]
+        cuts = {int(config["folds"]) for config in configs if config.get("folds")}
+        return min(cuts, default=len(self.folds))
+
+    @property
+    def repeated(self) -> str:
+        """What a table entry is repeated over: ``seeds`` or ``folds``."""
+        return "seeds" if self.correction is None else "folds"
 
     @property
     def unfinished(self) -> list[Cell]:
@@ -109,49 +138,54 @@ class Comparison:
         open_cells = [cell for cell in self.cells if cell.value(self.metric.name) is None]
         return sorted(open_cells, key=lambda cell: kinds.index(cell.status))
 
-    def finished(self, arm: str, size: int | None, *, metric: str | None = None) -> dict[int, Cell]:
-        """Return the finished cells of a table entry by seed, in ascending order of seeds."""
+    def finished(self, arm: str, size: Size, *, metric: str | None = None) -> list[Cell]:
+        """Return the finished cells of a table entry in ascending order of seeds and folds."""
         name = metric or self.metric.name
         found = [
             cell
             for cell in self.cells
             if cell.arm == arm and cell.size == size and cell.value(name) is not None
         ]
-        return {cell.seed: cell for cell in sorted(found, key=lambda cell: cell.seed)}
+        return sorted(found, key=lambda cell: (cell.seed, cell.fold or 0))
 
-    def interval(self, arm: str, size: int | None, *, metric: str | None = None) -> Interval | None:
-        """Return a table entry: mean and 95 % interval over seeds, or None without a run."""
-        name = metric or self.metric.name
-        cells = self.finished(arm, size, metric=name).values()
-        values = [value for cell in cells if (value := cell.value(name)) is not None]
-        return t_interval(values) if values else None
+    def repetitions(
+        self, arm: str, size: Size, *, metric: str | None = None
+    ) -> dict[int, tuple[Cell, ...]]:
+        """Return the finished cells of a table entry by seed, or by fold where there is one seed.
 
-    def config_differences(self) -> list[tuple[str, list[str]]]:
-        """Return the config keys in which arms differ, each with one text per arm.
-
-        Seed and size are left out. Where a key varies within an arm, its values are listed.
+        A seed of a cross-validation holds one cell per fold, in ascending order; without all
+        folds of the comparison it is left out, as its mean would be one over other images.
         """
-        flat = {arm: [_settings(c.record) for c in self.cells if c.arm == arm] for arm in self.arms}
-        known = {arm: [settings for settings in runs if settings] for arm, runs in flat.items()}
-        keys = sorted({key for runs in known.values() for settings in runs for key in settings})
-        rows = []
-        for key in keys:
-            texts = [
-                ", ".join(dict.fromkeys(s.get(key, "not set") for s in known[arm])) or "no run yet"
-                for arm in self.arms
-            ]
-            if len({text for text in texts if text != "no run yet"}) > 1:
-                rows.append((key, texts))
-        return rows
+        found: dict[int, tuple[Cell, ...]] = {}
+        for cell in self.finished(arm, size, metric=metric):
+            number = cell.seed if self.correction is None or cell.fold is None else cell.fold
+            found[number] = (*found.get(number, ()), cell)
+        complete = max(1, len(self.folds)) if self.correction is None else 1
+        return {number: cells for number, cells in found.items() if len(cells) == complete}
 
-    def versions(self) -> dict[str, list[str]]:
-        """Return every library with the versions that the runs were made with, mostly one."""
-        found: dict[str, list[str]] = {}
+    def values(self, arm: str, size: Size, *, metric: str | None = None) -> list[float]:
+        """Return one value per repetition of a table entry: its own, or the mean of its folds."""
+        name = metric or self.metric.name
+        return [mean(cells, name) for cells in self.repetitions(arm, size, metric=name).values()]
+
+    def interval(self, arm: str, size: Size, *, metric: str | None = None) -> Interval | None:
+        """Return a table entry: mean and 95 % interval over its repetitions; None without any."""
+        values = self.values(arm, size, metric=metric)
+        return t_interval(values, folds=self.correction) if values else None
+
+    def noted(self, name: str) -> dict[str, str]:
+        """Return what the runs note of their data: reasons by image id, or warnings as keys."""
+        found: dict[str, str] = {}
         for cell in self.cells:
-            for name, version in (cell.record.versions if cell.record else {}).items():
-                if version and version not in found.setdefault(name, []):
-                    found[name].append(version)
+            notes = cell.record.data.get(name, {}) if cell.record else {}
+            found |= notes if isinstance(notes, dict) else dict.fromkeys(notes, "")
         return found
+
+
+def mean(cells: Sequence[Cell], metric: str) -> float:
+    """Return the mean of a metric that all of the cells have."""
+    values = [value for cell in cells if (value := cell.value(metric)) is not None]
+    return sum(values) / len(values)
 
 
 def load(directory: Path) -> list[Comparison]:
@@ -164,13 +198,13 @@ def load(directory: Path) -> list[Comparison]:
     if (directory / PLAN).is_file():
         return [_planned(directory)]
     if (directory / records.FILE).is_file():
-        return [_unplanned(directory.resolve().name[:12], [directory])]
+        return _unplanned(directory.resolve().name[:12], [directory])
     plans = sorted(directory.glob(f"comparisons/*/{PLAN}"))
     if plans:
         return [_planned(plan.parent) for plan in plans]
     runs = sorted(path.parent for path in directory.glob(f"runs/*/{records.FILE}"))
     if runs:
-        return [_unplanned(directory.resolve().name, runs)]
+        return _unplanned(directory.resolve().name, runs)
     problem = "holds no finished run" if directory.is_dir() else "is not a folder"
     raise ConfigError(
         f"{directory} {problem}; give an output folder (with runs/ or comparisons/), "
@@ -183,11 +217,7 @@ def _planned(folder: Path) -> Comparison:
     runs = folder.resolve().parent.parent / "runs"
     try:
         plan = json.loads(path.read_text())
-        rows = [
-            (str(c["key"]), str(c["arm"]), c["size"], int(c["seed"]), str(c.get("command", "")))
-            for c in plan["cells"]
-        ]
-        rows = list(dict.fromkeys(rows))
+        rows = list(dict.fromkeys(_row(cell) for cell in plan["cells"]))
         names = [str(plan[key] or "") for key in ("name", "reference", "metric", "command")]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
@@ -196,86 +226,66 @@ def _planned(folder: Path) -> Comparison:
         ) from error
     if not rows:
         raise ConfigError(f"{path} plans no cell; start the comparison again with arms and seeds")
-    twice = [place for place, count in Counter(row[1:4] for row in rows).items() if count > 1]
-    if twice:
+    if problem := mixture([row[2] for row in rows], [row[4] for row in rows]):
+        raise ConfigError(f"{path} cannot be compared: {problem}")
+    (arm, size, seed, fold), count = Counter(row[1:5] for row in rows).most_common(1)[0]
+    if count > 1:
         raise ConfigError(
-            f"{path} plans arm {twice[0][0]!r} at size {twice[0][1]} with seed {twice[0][2]} "
-            "twice; give cells that differ different arms"
+            f"{path} plans arm {arm!r} at size {size} with seed {seed}"
+            f"{'' if fold is None else f' and fold {fold}'} twice; give cells that differ "
+            "different arms"
         )
     cells = tuple(Cell(*row, runs / row[0], records.read(runs / row[0])) for row in rows)
     _check_versions(folder, cells)
     return Comparison(names[0], names[1], Metric(names[2]), names[3], cells)
 
 
-def _unplanned(name: str, folders: list[Path]) -> Comparison:
+def _row(cell: dict[str, Any]) -> tuple[str, str, Size, int, int | None, str]:
+    key, arm, command = (str(cell.get(name, "")) for name in ("key", "arm", "command"))
+    return key, arm, cell["size"], int(cell["seed"]), cell.get("fold"), command
+
+
+def _unplanned(name: str, folders: list[Path]) -> list[Comparison]:
+    """Return the comparison of all runs, or one per kind where kinds cannot be compared."""
     found = [(folder, run) for folder in folders if (run := records.read(folder))]
-    labels = _labels([run for _, run in found])
+    places = [(_size(run), _fold(run)) for _, run in found]
+    kinds: dict[str, list[tuple[Path, Record]]] = {}
+    mixed = mixture([size for size, _ in places], [fold for _, fold in places])
+    for (size, fold), entry in zip(places, found, strict=True):
+        shares = ", shares" if mixed and isinstance(size, float) else ""
+        folds = ", folds" if mixed and fold is not None else ""
+        kinds.setdefault(f"{name}{shares}{folds}", []).append(entry)
+    return [_of_runs(kind, entries) for kind, entries in kinds.items()]
+
+
+def _of_runs(name: str, found: list[tuple[Path, Record]]) -> Comparison:
+    runs = [run for _, run in found]
+    labels = selection.labels(runs, [(_size(run), run.seed, _fold(run)) for run in runs])
     cells = [
-        Cell(run.key, arm, _size(run), run.seed, _command(run), folder, run)
+        Cell(run.key, arm, _size(run), run.seed, _fold(run), _command(run), folder, run)
         for (folder, run), arm in zip(found, labels, strict=True)
     ]
     # Scratch is the reference where there is any: what starts with it comes first.
     cells.sort(key=lambda c: (not c.arm.startswith("scratch"), c.arm, c.size or 0, c.seed))
-    _check_versions(folders[0].parent, cells)
+    _check_versions(found[0][0].parent, cells)
     tested = any("test/accuracy" in run.metrics for _, run in found)
     metric = Metric("test/accuracy" if tested else "val/accuracy")
     return Comparison(name, cells[0].arm, metric, "", tuple(cells))
 
 
-def _labels(runs: list[Record]) -> list[str]:
-    """Return init/strategy per run, with more settings where that leaves two runs in one place."""
-    plain = [f"{run.choices.get('init', '?')}/{run.choices.get('strategy', '?')}" for run in runs]
-    settings = [_settings(run) for run in runs]
-
-    def place(index: int, label: str) -> tuple[str, int | None, int]:
-        return label, _size(runs[index]), runs[index].seed
-
-    labels = list(plain)
-    for name in sorted(set(plain)):
-        members = [i for i, label in enumerate(plain) if label == name]
-        if len({place(i, name) for i in members}) == len(members):
-            continue
-        keys = sorted({key for i in members for key in settings[i]})
-        varied = [k for k in keys if len({settings[i].get(k, "not set") for i in members}) > 1]
-        for i in members:
-            labels[i] = " ".join([name, *(f"{k}={settings[i].get(k, 'not set')}" for k in varied)])
-    counts = Counter(place(i, label) for i, label in enumerate(labels))
-    return [
-        f"{label} {runs[i].key[:8]}" if counts[place(i, label)] > 1 else label
-        for i, label in enumerate(labels)
-    ]
+def _size(run: Record) -> Size:
+    data = run.config.get("data", {})
+    return training_size(data.get("per_class"), data.get("fraction"))
 
 
-def _size(run: Record) -> int | None:
-    size = run.config.get("data", {}).get("per_class")
-    return None if size is None else int(size)
+def _fold(run: Record) -> int | None:
+    fold = run.config.get("data", {}).get("fold")
+    return None if fold is None else int(fold)
 
 
 def _command(run: Record) -> str:
     command = run.environment.get("command", "")
     return command if isinstance(command, str) else " ".join(map(str, command))
-
-
-def _settings(run: Record | None) -> dict[str, str]:
-    """Return a run's flattened config without seed and size; empty without a run.
-
-    The weights' name is no part of the config (a path must not change a key), but it is what a
-    reader asks for first.
-    """
-    if run is None:
-        return {}
-    flat = _flatten("", run.config) | _flatten("input", run.input)
-    if run.init.get("weights"):
-        flat["init.weights"] = str(run.init["weights"])
-    return {key: text for key, text in flat.items() if key not in CELL_KEYS}
-
-
-def _flatten(prefix: str, value: Any) -> dict[str, str]:
-    if isinstance(value, dict | list) and value:
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        parts = [_flatten(f"{prefix}.{key}" if prefix else str(key), item) for key, item in pairs]
-        return {key: text for part in parts for key, text in part.items()}
-    return {prefix: value if isinstance(value, str) else json.dumps(value)}
 
 
 def _check_versions(folder: Path, cells: Sequence[Cell]) -> None:

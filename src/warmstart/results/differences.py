@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 
 from warmstart.errors import ConfigError
-from warmstart.results.comparison import Cell, Comparison
+from warmstart.results.comparison import Cell, Comparison, mean
+from warmstart.results.metric import Size
+from warmstart.results.record import Record
 from warmstart.results.statistics import (
     Interval,
     crossed_interval,
@@ -22,9 +24,11 @@ from warmstart.results.statistics import (
 )
 
 LEVEL = 0.95
-# What two runs of a seed must share to be paired, and its name in a sentence.
+# The cells of an entry by seed or fold: see `Comparison.repetitions`.
+Repetitions = Mapping[int, tuple[Cell, ...]]
+# What two runs must share to be paired, and its name in a sentence.
 PAIRED_BY = {
-    "data": "images",
+    "data": "set of images",
     "split": "data split",
     "order": "batch order",
     "augment": "augmentation",
@@ -37,60 +41,70 @@ class Difference:
 
     Attributes:
         arm: The compared arm.
-        size: Training images per class, or None for all.
-        interval: 95 % over seeds, the test set fixed.
+        size: How many images train.
+        over: ``seeds`` or ``folds``: what the interval is over.
+        interval: 95 % over seeds, the test set (or all folds) fixed; or over the folds of one seed.
         simultaneous: The same, wide enough for all differences of the comparison at once.
-        over_images: 95 % over seeds and test images; None where it cannot be had.
-        p: Sign-flip p-value after Holm's correction; None where n is too small, or not paired.
+        over_images: 95 % over seeds and test images; None where it cannot be had, as with one seed.
+        p: Sign-flip p-value after Holm's correction; None where n is too small, or not paired, or
+            over folds.
         unpaired_because: What differs between the runs of a seed; empty for paired differences.
+        preprocessing: Names of what differs in the runs' inputs, as in ``mean, std``; or empty.
         outcome: ``ahead``, ``behind``, ``none`` (no difference shown) or ``unknown`` (too few
             seeds), by the simultaneous interval and the metric's better direction.
     """
 
     arm: str
-    size: int | None
+    size: Size
+    over: str
     interval: Interval
     simultaneous: Interval
     over_images: Interval | None
     p: float | None
     unpaired_because: str
+    preprocessing: str
     outcome: str
 
     @property
     def paired(self) -> bool:
-        """Whether the difference was taken seed by seed."""
+        """Whether the difference was taken seed by seed, or fold by fold."""
         return not self.unpaired_because
 
 
 def differences(comparison: Comparison) -> list[Difference]:
     """Return the difference to the reference for each other arm and size with runs in both.
 
-    The family of a correction is every difference over two seeds or more. A permutation p is given
-    only where its smallest possible value, times the size of the family, is under 0.05.
+    The family of a correction is every difference over two repetitions or more. A permutation p is
+    given only over seeds, and where its smallest possible value, times the size of the family, is
+    under 0.05.
 
     Raises:
         ConfigError: A file of predictions is damaged.
     """
     pairs = _pairs(comparison)
-    reasons = [_unpaired_because(mine, reference) for _, _, mine, reference in pairs]
+    over, folds = comparison.repeated, comparison.correction
+    reasons = [_unpaired_because(mine, reference, over) for _, _, mine, reference in pairs]
     values = [
         _values(mine, reference, comparison.metric.name, paired=not reason)
         for (_, _, mine, reference), reason in zip(pairs, reasons, strict=True)
     ]
-    plain = _intervals(values, reasons, level=LEVEL)
+    plain = _intervals(values, reasons, level=LEVEL, folds=folds)
     family = max(1, sum(min(len(a), len(b)) > 1 for a, b in values))
-    wide = _intervals(values, reasons, level=1 - (1 - LEVEL) / family)
-    pvalues = _corrected(values, reasons, family=family)
+    wide = _intervals(values, reasons, level=1 - (1 - LEVEL) / family, folds=folds)
+    pvalues = [None] * len(pairs) if folds else _corrected(values, reasons, family=family)
     correctness = _Correctness(comparison.metric.name)
     higher = comparison.metric.higher_is_better
     return [
         Difference(
             *pair[:2],
+            over=over,
             interval=interval,
             simultaneous=simultaneous,
-            over_images=None if reason else correctness.interval(*pair[2:]),
+            # One seed has no scatter over seeds, to which that over images could be added.
+            over_images=None if reason or folds else correctness.interval(*pair[2:]),
             p=p,
             unpaired_because=reason,
+            preprocessing=_preprocessing(*pair[2:]),
             outcome=_outcome(simultaneous, higher_is_better=higher),
         )
         for pair, reason, interval, simultaneous, p in zip(
@@ -99,53 +113,73 @@ def differences(comparison: Comparison) -> list[Difference]:
     ]
 
 
-def _pairs(
-    comparison: Comparison,
-) -> list[tuple[str, int | None, dict[int, Cell], dict[int, Cell]]]:
+def _pairs(comparison: Comparison) -> list[tuple[str, Size, Repetitions, Repetitions]]:
     return [
         (arm, size, mine, reference)
         for arm in comparison.arms
         if (partner := comparison.reference_of(arm)) is not None
         for size in comparison.sizes
-        if (mine := comparison.finished(arm, size))
-        and (reference := comparison.finished(partner, size))
+        if (mine := comparison.repetitions(arm, size))
+        and (reference := comparison.repetitions(partner, size))
     ]
 
 
-def _unpaired_because(mine: Mapping[int, Cell], reference: Mapping[int, Cell]) -> str:
-    shared = [seed for seed in mine if seed in reference]
+def _shared(mine: Repetitions, reference: Repetitions) -> list[tuple[Record, Record]]:
+    """Return the records of the same seed and fold."""
+    return [
+        (a.record, b.record)
+        for number in mine
+        if number in reference
+        for a, b in zip(mine[number], reference[number], strict=True)
+        if a.record is not None and b.record is not None
+    ]
+
+
+def _unpaired_because(mine: Repetitions, reference: Repetitions, over: str) -> str:
+    shared = _shared(mine, reference)
     if not shared:
-        return "the seeds differ"
-    differing = []
-    for digest, words in PAIRED_BY.items():
-        for seed in shared:
-            a, b = mine[seed].record, reference[seed].record
-            assert a is not None
-            assert b is not None
-            if digest not in a.digests or a.digests[digest] != b.digests.get(digest):
-                differing.append(words)
-                break
+        return f"the {over} differ"
+    differing = [
+        words
+        for digest, words in PAIRED_BY.items()
+        if any(
+            digest not in a.digests or a.digests[digest] != b.digests.get(digest) for a, b in shared
+        )
+    ]
     if not differing:
         return ""
     return f"the {' and the '.join(differing)} {'differs' if len(differing) == 1 else 'differ'}"
 
 
+def _preprocessing(mine: Repetitions, reference: Repetitions) -> str:
+    """Return the names of what differs in what the models see, or nothing."""
+    shared = _shared(mine, reference)
+    names = dict.fromkeys(name for a, b in shared for name in (*a.input, *b.input))
+    return ", ".join(
+        name for name in names if any(a.input.get(name) != b.input.get(name) for a, b in shared)
+    )
+
+
 def _values(
-    mine: Mapping[int, Cell], reference: Mapping[int, Cell], metric: str, *, paired: bool
+    mine: Repetitions, reference: Repetitions, metric: str, *, paired: bool
 ) -> tuple[list[float], list[float]]:
-    shared = [seed for seed in mine if seed in reference]
-    sides = [
-        [side[s].value(metric) for s in (shared if paired else side)] for side in (mine, reference)
-    ]
-    first, second = ([v for v in side if v is not None] for side in sides)
+    shared = [number for number in mine if number in reference]
+    first, second = (
+        [mean(side[number], metric) for number in (shared if paired else side)]
+        for side in (mine, reference)
+    )
     return first, second
 
 
 def _intervals(
-    values: list[tuple[list[float], list[float]]], reasons: list[str], *, level: float
+    values: list[tuple[list[float], list[float]]],
+    reasons: list[str],
+    *,
+    level: float,
+    folds: int | None,
 ) -> list[Interval]:
     return [
-        (unpaired_difference if reason else paired_difference)(a, b, level=level)
+        (unpaired_difference if reason else paired_difference)(a, b, level=level, folds=folds)
         for (a, b), reason in zip(values, reasons, strict=True)
     ]
 
@@ -183,35 +217,68 @@ class _Correctness:
         self.split = metric.removesuffix("/accuracy") if metric.endswith("/accuracy") else ""
         self.cache: dict[Path, tuple[np.ndarray, np.ndarray] | None] = {}
 
-    def interval(self, mine: Mapping[int, Cell], reference: Mapping[int, Cell]) -> Interval | None:
+    def interval(self, mine: Repetitions, reference: Repetitions) -> Interval | None:
         """Return the interval over seeds and images; None without all predictions of one set."""
-        shared = [seed for seed in mine if seed in reference]
-        rows = [self._of(side[seed].folder) for side in (mine, reference) for seed in shared]
-        found = [row for row in rows if row is not None]
-        ids = found[0][0] if found else np.array([])
-        if len(found) < len(rows) or not all(np.array_equal(ids, row[0]) for row in found):
-            return None
-        table = np.stack([right for _, right in found]).astype(np.int8)
-        return crossed_interval(table[: len(shared)] - table[len(shared) :])
+        rows: list[tuple[np.ndarray, np.ndarray]] = []
+        for number in mine:
+            if number in reference:
+                row = self._differences(mine[number], reference[number])
+                if row is None or (rows and not np.array_equal(rows[0][0], row[0])):
+                    return None
+                rows.append(row)
+        return crossed_interval(np.stack([values for _, values in rows]))
+
+    def _differences(
+        self, mine: Sequence[Cell], reference: Sequence[Cell]
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the images of one seed, all folds together, and the difference on each.
+
+        An image weighs as much as its fold, so that their mean is the mean of the folds. Where
+        folds share images, as with a test split that the data gives, it has its mean over folds.
+        """
+        names, values = [], []
+        for a, b in zip(mine, reference, strict=True):
+            first, second = self._of(a.folder), self._of(b.folder)
+            if first is None or second is None or not np.array_equal(first[0], second[0]):
+                return None
+            names.append(first[0])
+            values.append((first[1].astype(float) - second[1]) / len(first[0]) / len(mine))
+        ids, places = np.unique(np.concatenate(names), return_inverse=True)
+        return ids, len(ids) * np.bincount(places, weights=np.concatenate(values))
 
     def _of(self, folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
         if folder not in self.cache:
-            self.cache[folder] = self._read(folder / "predictions.npz")
+            found = predictions(folder, self.split) if self.split else None
+            self.cache[folder] = found and (found[0], found[2])
         return self.cache[folder]
 
-    def _read(self, path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the image ids in ascending order, and for each whether it was right."""
-        if not self.split or not path.is_file():
-            return None
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                if f"{self.split}_logits" not in arrays:
-                    return None
-                ids, labels = arrays[f"{self.split}_ids"], arrays[f"{self.split}_labels"]
-                right = arrays[f"{self.split}_logits"].argmax(axis=1) == labels
-            order = ids.argsort()
-            return ids[order], right[order]
-        except (ValueError, OSError, KeyError, IndexError, BadZipFile) as error:
-            raise ConfigError(
-                f"{path} is damaged ({error}); delete its folder and run the cell again"
-            ) from error
+
+def predictions(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Return a run's predictions of a split, in ascending order of image ids.
+
+    Args:
+        folder: Of the run.
+        split: ``test`` or ``val``.
+
+    Returns:
+        Ids (str [n]), labels (int64 [n]) and whether the prediction was right (bool [n]); None
+        where the run kept none of this split.
+
+    Raises:
+        ConfigError: The file is damaged.
+    """
+    path = folder / "predictions.npz"
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if f"{split}_logits" not in arrays:
+                return None
+            ids, labels = arrays[f"{split}_ids"], arrays[f"{split}_labels"]
+            right = arrays[f"{split}_logits"].argmax(axis=1) == labels
+        order = ids.argsort()
+        return ids[order], labels[order], right[order]
+    except (ValueError, OSError, KeyError, IndexError, BadZipFile) as error:
+        raise ConfigError(
+            f"{path} is damaged ({error}); delete its folder and run the cell again"
+        ) from error

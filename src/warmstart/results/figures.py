@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from warmstart.results.comparison import Cell, Comparison
-from warmstart.results.metric import Metric, size_label
+from warmstart.results.metric import Metric, Size, size_axis, size_label, size_phrase
 from warmstart.results.record import Record
 
 # Okabe and Ito (2008), "Color Universal Design"; without black and yellow, which one of the light
@@ -50,7 +50,7 @@ def styles(arms: Sequence[str]) -> dict[str, Style]:
 
 
 def sample_efficiency(comparison: Comparison) -> go.Figure:
-    """Plot the metric over images per class: means, 95 % intervals, and one dot per seed."""
+    """Plot the metric over sizes: means, 95 % intervals, and one dot per seed (or fold)."""
     metric, figure = comparison.metric, go.Figure()
     places = _places(comparison.sizes)
     for rank, (arm, style) in enumerate(styles(comparison.arms).items()):
@@ -63,8 +63,7 @@ def sample_efficiency(comparison: Comparison) -> go.Figure:
         dots = [
             (places[size] * shift, value * metric.factor)
             for size in comparison.sizes
-            for cell in comparison.finished(arm, size).values()
-            if (value := cell.value(metric.name)) is not None
+            for value in comparison.values(arm, size)
         ]
         _scatter_runs(figure, dots, style)
         half = [(i.high - i.mean) * metric.factor if i.high is not None else 0 for _, _, i in rows]
@@ -77,8 +76,8 @@ def sample_efficiency(comparison: Comparison) -> go.Figure:
             line={"color": style.color, "width": 2.2, "dash": style.dash},
             marker={"symbol": style.symbol, "size": 9},
             text=[
-                f"{_safe(arm)}, {size_label(size)} per class<br>{metric.value(i.mean)}"
-                f"{metric.unit} {metric.ends(i)}<br>{i.n} seeds"
+                f"{_safe(arm)}, {size_phrase(size)}<br>{metric.value(i.mean)}"
+                f"{metric.unit} {metric.ends(i)}<br>{i.n} {comparison.repeated}"
                 for _, size, i in rows
             ],
             hovertemplate="%{text}<extra></extra>",
@@ -89,24 +88,24 @@ def sample_efficiency(comparison: Comparison) -> go.Figure:
     return figure
 
 
-def learning_curves(comparison: Comparison, size: int | None, *, over: str) -> go.Figure:
+def learning_curves(comparison: Comparison, size: Size, *, over: str) -> go.Figure:
     """Plot validation accuracy of one size over ``steps`` or ``seconds`` of training.
 
-    Thin lines are seeds. The thick line is the mean over seeds at the steps that all of them
+    Thin lines are runs. The thick line is the mean over runs at the steps that all of them
     share; over seconds it stands at the mean time at which these steps were reached.
     """
     figure = go.Figure()
     for arm, style in styles(comparison.arms).items():
-        runs = [c.record for c in comparison.finished(arm, size).values() if c.record]
+        runs = [c.record for c in comparison.finished(arm, size) if c.record]
         curves = [curve for run in runs if (curve := _curve(run)) is not None]
         if not curves:
             continue
         column = 0 if over == "steps" else 1
         gap = np.full((1, 3), np.nan)
-        seeds = np.concatenate([part for curve in curves for part in (_thinned(curve), gap)])
+        thin = np.concatenate([part for curve in curves for part in (_thinned(curve), gap)])
         figure.add_scatter(
-            x=_numbers(seeds[:, column]),
-            y=_numbers(seeds[:, 2]),
+            x=_numbers(thin[:, column]),
+            y=_numbers(thin[:, 2]),
             mode="lines",
             line={"color": style.faint(0.28), "width": 1},
             hoverinfo="skip",
@@ -129,7 +128,7 @@ def learning_curves(comparison: Comparison, size: int | None, *, over: str) -> g
 
 
 def run_time(comparison: Comparison) -> go.Figure:
-    """Plot seconds of training over images per class: means, and one dot per run."""
+    """Plot seconds of training over sizes: means, and one dot per run."""
     figure, places = go.Figure(), _places(comparison.sizes)
     for rank, (arm, style) in enumerate(styles(comparison.arms).items()):
         shift = _shift(rank, len(comparison.arms))
@@ -152,9 +151,9 @@ def run_time(comparison: Comparison) -> go.Figure:
     return figure
 
 
-def train_seconds(comparison: Comparison, arm: str, size: int | None) -> list[float]:
+def train_seconds(comparison: Comparison, arm: str, size: Size) -> list[float]:
     """Return the seconds of training of the finished runs of an arm at a size."""
-    records = [cell.record for cell in comparison.finished(arm, size).values() if cell.record]
+    records = [cell.record for cell in comparison.finished(arm, size) if cell.record]
     return [float(r.timing["train_seconds"]) for r in records if "train_seconds" in r.timing]
 
 
@@ -188,10 +187,14 @@ def _numbers(column: np.ndarray) -> list[float | None]:
     return [None if np.isnan(value) else round(float(value), 4) for value in column]
 
 
-def _places(sizes: Sequence[int | None]) -> dict[int | None, float]:
-    """Return each size's place on the log axis; all images stand one doubling to the right."""
+def _places(sizes: Sequence[Size]) -> dict[Size, float]:
+    """Return each size's place on the log axis.
+
+    All images stand at a share of 1, or one doubling to the right of the largest number.
+    """
     largest = max((size for size in sizes if size is not None), default=1)
-    return {size: 2.0 * largest if size is None else float(size) for size in sizes}
+    everything = 1.0 if isinstance(largest, float) and largest < 1 else 2.0 * largest
+    return {size: everything if size is None else float(size) for size in sizes}
 
 
 def _shift(rank: int, arms: int) -> float:
@@ -209,7 +212,7 @@ def _scatter_runs(figure: go.Figure, dots: Sequence[tuple[float, float]], style:
     )
 
 
-def _size_axis(figure: go.Figure, places: dict[int | None, float]) -> None:
+def _size_axis(figure: go.Figure, places: dict[Size, float]) -> None:
     ends = np.log10([min(places.values()), max(places.values())])
     margin = 0.06 + 0.03 * (ends[1] - ends[0])
     figure.update_xaxes(
@@ -217,7 +220,7 @@ def _size_axis(figure: go.Figure, places: dict[int | None, float]) -> None:
         range=[float(ends[0] - margin), float(ends[1] + margin)],
         tickvals=list(places.values()),
         ticktext=[size_label(size) for size in places],
-        title_text="Training images per class",
+        title_text=size_axis(list(places)).capitalize(),
         showgrid=False,
     )
 

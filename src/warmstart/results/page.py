@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,26 @@ from plotly.offline import get_plotlyjs
 from warmstart.results import figures
 from warmstart.results.comparison import Cell, Comparison
 from warmstart.results.differences import Difference, differences
-from warmstart.results.metric import Metric, size_label
+from warmstart.results.metric import Metric, Size, size_axis, size_label, size_phrase
+from warmstart.results.selection import config_differences
 from warmstart.results.statistics import Interval
-from warmstart.results.verdict import findings, grounds, outcome_label, p_label, problem
+from warmstart.results.verdict import (
+    basis,
+    data_notes,
+    findings,
+    grounds,
+    macro,
+    outcome_label,
+    p_label,
+    problem,
+    vault,
+)
 from warmstart.store import publish
 
 TEMPLATE = "page.html.j2"
 # Width of a drawn interval in the table of differences, in pixels.
 DRAWN_WIDTH = 160
+LISTED = 50  # of the images that were left out
 
 
 def write(comparisons: Sequence[Comparison], path: Path) -> None:
@@ -57,6 +69,7 @@ def _section(comparison: Comparison, index: int) -> dict[str, Any]:
     found = differences(comparison)
     styles = figures.styles(comparison.arms)
     drawn = _figures(comparison, index)
+    beside = macro(comparison)
     return {
         "id": f"c{index}",
         "comparison": comparison,
@@ -65,38 +78,49 @@ def _section(comparison: Comparison, index: int) -> dict[str, Any]:
         "problems": [problem(cell, comparison.metric) for cell in comparison.unfinished],
         "findings": findings(comparison, found),
         "grounds": grounds(comparison, found),
+        "size_axis": size_axis(comparison.sizes),
         "sizes": [size_label(size) for size in comparison.sizes],
-        "table": _table(comparison),
+        "basis": basis(comparison, "n"),
+        "table": _table(comparison, beside),
+        "macro": beside,
+        "vault": vault(comparison),
+        "data": _data(comparison),
         "differences": _differences(comparison, found, styles),
         "family": sum(d.interval.low is not None for d in found),
         "figures": {name: _json(figure) for name, figure in drawn.items()},
         "curve_sizes": [
-            (size_label(size), f"c{index}-steps-{i}", f"c{index}-seconds-{i}")
+            (size_phrase(size), f"c{index}-steps-{i}", f"c{index}-seconds-{i}")
             for i, size in enumerate(comparison.sizes)
             if f"c{index}-steps-{i}" in drawn
         ],
         "others": _other_metrics(comparison),
         "times": _times(comparison),
-        "config": comparison.config_differences(),
+        "config": config_differences(comparison),
         "runs": [_row(cell, comparison.metric) for cell in comparison.cells],
-        "versions": comparison.versions(),
+        "versions": _gathered(c.record.versions for c in comparison.cells if c.record),
         "environment": _environment(comparison),
     }
 
 
-def _table(comparison: Comparison) -> list[tuple[str, list[dict[str, Any] | None]]]:
+def _table(
+    comparison: Comparison, beside: Metric | None
+) -> list[tuple[str, list[dict[str, Any] | None]]]:
     metric = comparison.metric
 
-    def entry(interval: Interval | None) -> dict[str, Any] | None:
+    def entry(arm: str, size: Size) -> dict[str, Any] | None:
+        interval = comparison.interval(arm, size)
         if interval is None:
             return None
-        mean, ends = metric.value(interval.mean), metric.ends(interval)
-        return {"mean": mean, "ends": "" if interval.low is None else ends, "n": interval.n}
+        other = comparison.interval(arm, size, metric=beside.name) if beside else None
+        return {
+            "mean": metric.value(interval.mean),
+            "ends": "" if interval.low is None else metric.ends(interval),
+            "n": interval.n,
+            "macro": metric.value(other.mean) if other else "",
+            "macro_ends": "" if other is None or other.low is None else metric.ends(other),
+        }
 
-    return [
-        (arm, [entry(comparison.interval(arm, size)) for size in comparison.sizes])
-        for arm in comparison.arms
-    ]
+    return [(arm, [entry(arm, size) for size in comparison.sizes]) for arm in comparison.arms]
 
 
 def _differences(
@@ -133,6 +157,7 @@ def _differences(
             "over_images": metric.ends(d.over_images, sign=True) if d.over_images else "-",
             "p": p_label(d),
             "unpaired": d.unpaired_because,
+            "preprocessing": d.preprocessing,
             "outcome": outcome_label(d),
             "kind": d.outcome,
             "color": styles[d.arm].color,
@@ -169,9 +194,7 @@ def _json(figure: Any) -> str:
 
 def _other_metrics(comparison: Comparison) -> dict[str, Any]:
     split = comparison.metric.name.partition("/")[0]
-    names = sorted(
-        {name for cell in comparison.cells if cell.record for name in cell.record.metrics}
-    )
+    names = sorted({name for c in comparison.cells if c.record for name in c.record.metrics})
     shown = [Metric(n) for n in names if n.startswith(f"{split}/") and n != comparison.metric.name]
     rows = []
     for size in comparison.sizes:
@@ -206,6 +229,31 @@ def _times(comparison: Comparison) -> list[dict[str, Any]]:
     return rows
 
 
+def _data(comparison: Comparison) -> dict[str, Any]:
+    """Return the images of each split, and what was left out of them and why."""
+    counts: dict[str, list[str]] = {}
+    for size in comparison.sizes:
+        runs = [c.record.data for c in comparison.cells if c.size == size and c.record]
+        if found := [data["counts"] for data in runs if "counts" in data]:
+            splits = ("train", "val", "test")
+            counts[size_label(size)] = [_span([count[s] for count in found]) for s in splits]
+    if len(set(map(tuple, counts.values()))) == 1 < len(counts):
+        counts = {"all sizes": next(iter(counts.values()))}
+    lists = {"Damaged images, skipped": "skipped", "Duplicates, dropped": "dropped"}
+    images = {title: list(comparison.noted(name).items()) for title, name in lists.items()}
+    return {
+        "counts": counts,
+        "notes": data_notes(comparison),
+        "warnings": list(comparison.noted("warnings")),
+        "lists": [(title, len(rows), rows[:LISTED]) for title, rows in images.items() if rows],
+    }
+
+
+def _span(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
 def _row(cell: Cell, metric: Metric) -> dict[str, Any]:
     value, run = cell.value(metric.name), cell.record
     seconds = run.timing.get("train_seconds") if run else None
@@ -224,16 +272,22 @@ def _seconds(value: float) -> str:
 
 def _environment(comparison: Comparison) -> list[tuple[str, str]]:
     """Return what is said about the machines, where few enough values can be listed."""
-    found: dict[str, dict[str, None]] = {}
-    for cell in comparison.cells:
-        for name, value in (cell.record.environment if cell.record else {}).items():
-            if value is not None:
-                found.setdefault(name, {})[str(value)] = None
+    found = _gathered(c.record.environment for c in comparison.cells if c.record)
     return [
         (name, ", ".join(values) if len(values) <= 3 else f"{len(values)} different values")
         for name, values in found.items()
         if name not in ("command", "traceback")
     ]
+
+
+def _gathered(mappings: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return every key with its different values in the order of their appearance."""
+    found: dict[str, dict[str, None]] = {}
+    for mapping in mappings:
+        for name, value in mapping.items():
+            if value not in (None, ""):
+                found.setdefault(name, {})[str(value)] = None
+    return {name: list(values) for name, values in found.items()}
 
 
 def _minus(text: object) -> Markup:

@@ -11,7 +11,7 @@ from warmstart.errors import ConfigError
 from warmstart.store import publish
 
 # Raised by every commit that changes a number in a record; part of every key.
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 
 FILE = "result.json"
 
@@ -32,7 +32,10 @@ class Record:
             Runs are paired when split, order and augment agree.
         versions: The versions of the libraries that compute, and of ``warmstart``.
         result_version: `RESULT_VERSION` of the program that wrote it.
-        test_opened: How often the test split was evaluated (0 or 1).
+        test_opened: How often the test split was opened: once, or again after a kill between the
+            opening and the file of predictions.
+        data: ``counts`` per split, ``skipped`` (damaged images) and ``dropped`` (duplicates) by id
+            with the reason, ``near_duplicates`` (how many pairs), and ``warnings``.
         metrics: ``split/name`` to value, e.g. ``{"test/accuracy": 0.93}``; means over samples.
         curves: ``{"train": {"step": [...], "loss": [...]}, "val": {...}}``, lists of one length.
         groups: One row per layer group, input first: name, parameters, buffers.
@@ -56,6 +59,7 @@ class Record:
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     result_version: int = RESULT_VERSION
     test_opened: int = 0
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     curves: dict[str, dict[str, list[float]]] = dataclasses.field(default_factory=dict)
     groups: list[dict[str, Any]] = dataclasses.field(default_factory=list)

@@ -1,16 +1,25 @@
-"""Which candidate of each arm is best, where a comparison has no reference but candidates.
+"""Settings that tell arms and runs apart: their labels, their table, and which of them is best.
 
-An arm's candidates are its name followed by the settings that were swept: ``digits/scratch
-optimizer.lr=0.1 steps=150``.
+Where a comparison has no reference, each arm has candidates: its name followed by the settings that
+were swept, as in ``digits/scratch optimizer.lr=0.1 steps=150``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from warmstart.results.comparison import Comparison
+from warmstart.results.record import Record
+
+if TYPE_CHECKING:
+    from warmstart.results.comparison import Comparison
+
+# What tells the cells of a comparison apart anyway; no difference between arms.
+CELL_KEYS = ("seed", "data.per_class", "data.fraction", "data.fold")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +29,7 @@ class Candidate:
     Attributes:
         arm: Its name without the swept settings.
         settings: Key to value, as they were given.
-        mean: The metric, averaged over seeds, then over sizes.
+        mean: The metric, averaged over seeds (and folds), then over sizes.
     """
 
     arm: str
@@ -31,6 +40,66 @@ class Candidate:
     def label(self) -> str:
         """The settings as one text."""
         return " ".join(f"{key}={value}" for key, value in self.settings.items())
+
+
+def settings(run: Record | None) -> dict[str, str]:
+    """Return a run's flattened config without seed, size and fold; empty without a run.
+
+    The weights' name is no part of the config (a path must not change a key), but it is what a
+    reader asks for first.
+    """
+    if run is None:
+        return {}
+    flat = _flatten("", run.config) | _flatten("input", run.input)
+    if run.init.get("weights"):
+        flat["init.weights"] = str(run.init["weights"])
+    return {key: text for key, text in flat.items() if key not in CELL_KEYS}
+
+
+def labels(runs: Sequence[Record], places: Sequence[Hashable]) -> list[str]:
+    """Return init/strategy per run, with more settings where that leaves two runs in one place.
+
+    Args:
+        runs: To be labelled.
+        places: Of each run, what tells it from others of its label: size, seed and fold.
+    """
+    plain = [f"{run.choices.get('init', '?')}/{run.choices.get('strategy', '?')}" for run in runs]
+    found = list(plain)
+    known = [settings(run) for run in runs]
+    for name in sorted(set(plain)):
+        members = [i for i, label in enumerate(plain) if label == name]
+        if len({places[i] for i in members}) == len(members):
+            continue
+        keys = sorted({key for i in members for key in known[i]})
+        varied = [k for k in keys if len({known[i].get(k, "not set") for i in members}) > 1]
+        for i in members:
+            found[i] = " ".join([name, *(f"{k}={known[i].get(k, 'not set')}" for k in varied)])
+    counts = Counter(zip(found, places, strict=True))
+    return [
+        f"{label} {run.key[:8]}" if counts[label, place] > 1 else label
+        for label, run, place in zip(found, runs, places, strict=True)
+    ]
+
+
+def config_differences(comparison: Comparison) -> list[tuple[str, list[str]]]:
+    """Return the config keys in which arms differ, each with one text per arm.
+
+    Seed, size and fold are left out. Where a key varies within an arm, its values are listed.
+    """
+    known = {
+        arm: [found for c in comparison.cells if c.arm == arm and (found := settings(c.record))]
+        for arm in comparison.arms
+    }
+    keys = sorted({key for runs in known.values() for found in runs for key in found})
+    rows = []
+    for key in keys:
+        texts = [
+            ", ".join(dict.fromkeys(run.get(key, "not set") for run in known[arm])) or "no run yet"
+            for arm in comparison.arms
+        ]
+        if len({text for text in texts if text != "no run yet"}) > 1:
+            rows.append((key, texts))
+    return rows
 
 
 def ranked(comparison: Comparison) -> dict[str, list[Candidate]]:
@@ -46,7 +115,7 @@ def ranked(comparison: Comparison) -> dict[str, list[Candidate]]:
         known = [value for value in values if value is not None]
         if len(known) < len(cells):
             continue
-        # Every size has the same seeds in a grid, so the plain mean is the mean of means.
+        # Every size has the same seeds and folds in a grid, so the plain mean is the mean of means.
         arm, *settings = re.split(r" (?=[^ =]+=)", label)
         pairs = dict(setting.split("=", 1) for setting in settings)
         result.setdefault(arm, []).append(Candidate(arm, pairs, sum(known) / len(known)))
@@ -85,3 +154,11 @@ def _at_edge(candidates: Sequence[Candidate]) -> list[str]:
         if len(values) > 2 and float(best[key]) in (min(values), max(values)):
             found.append(key)
     return found
+
+
+def _flatten(prefix: str, value: Any) -> dict[str, str]:
+    if isinstance(value, dict | list) and value:
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        parts = [_flatten(f"{prefix}.{key}" if prefix else str(key), item) for key, item in pairs]
+        return {key: text for part in parts for key, text in part.items()}
+    return {prefix: value if isinstance(value, str) else json.dumps(value)}

@@ -11,15 +11,20 @@ from rich.text import Text
 
 from warmstart.results.comparison import Comparison
 from warmstart.results.differences import Difference, differences
-from warmstart.results.metric import size_label
+from warmstart.results.metric import Size, size_axis, size_label
 from warmstart.results.verdict import (
     N_TOO_SMALL,
+    NOT_OVER_FOLDS,
+    basis,
+    data_notes,
     findings,
     grounds,
+    macro,
     outcome_label,
     p_label,
     pairing_label,
     problem,
+    vault,
 )
 
 # Where nobody's window limits the lines, nothing is folded.
@@ -53,7 +58,10 @@ def _show(comparison: Comparison, console: Console) -> None:
     console.print()
     for sentence in findings(comparison, found):
         console.print(Text(sentence, style="bold"))
-    console.print(Text(" ".join(grounds(comparison, found)), style="dim"))
+    sentences = [*grounds(comparison, found), vault(comparison)]
+    console.print(Text(" ".join(filter(None, sentences)), style="dim"))
+    if notes := data_notes(comparison):
+        console.print(Text(f"data: {', '.join(notes)}", style="yellow"))
     console.print(_results(comparison))
     if found:
         console.print(_differences(comparison, found))
@@ -65,19 +73,25 @@ def _table(title: str) -> Table:
 
 def _results(comparison: Comparison) -> Table:
     """Return mean, interval and n; the longer one of arms and sizes runs downwards."""
-    metric = comparison.metric
+    metric, beside = comparison.metric, macro(comparison)
     unit = f" ({metric.unit})" if metric.unit else ""
     down = len(comparison.arms) <= len(comparison.sizes)
-    table = _table(f"{metric.label}{unit}: mean, 95 % interval, seeds")
+    table = _table(f"{metric.label}{unit}: mean, 95 % interval, {comparison.repeated}")
+    captions = [f"n {basis(comparison)}"] if comparison.folds else []
+    captions += ["macro: mean of the classes' accuracies"] if beside else []
+    table.caption, table.caption_justify = Text("; ".join(captions)), "left"
 
-    def entry(arm: str, size: int | None) -> Text:
+    def entry(arm: str, size: Size) -> Text:
         interval = comparison.interval(arm, size)
         if interval is None:
             return Text("-")
         mean = (metric.value(interval.mean), "bold")
-        return Text.assemble(mean, f" {metric.ends(interval)}", (f" n={interval.n}", "dim"))
+        text = Text.assemble(mean, f" {metric.ends(interval)}", (f" n={interval.n}", "dim"))
+        if beside and (other := comparison.interval(arm, size, metric=beside.name)):
+            text.append(f" macro {beside.value(other.mean)}")
+        return text
 
-    table.add_column(Text("images per class" if down else "arm"), overflow="fold")
+    table.add_column(Text(size_axis(comparison.sizes) if down else "arm"), overflow="fold")
     for name in comparison.arms if down else map(size_label, comparison.sizes):
         table.add_column(Text(name), overflow="fold")
     if down:
@@ -94,7 +108,8 @@ def _differences(comparison: Comparison, found: Sequence[Difference]) -> Table:
     unit = f" ({metric.difference_unit})" if metric.difference_unit else ""
     family = sum(d.interval.low is not None for d in found)
     table = _table(f"difference to {comparison.reference}{unit}")
-    tested, unpaired = any(d.p is not None for d in found), any(not d.paired for d in found)
+    tested = any(d.p is not None for d in found)
+    loud = any(d.preprocessing or not d.paired for d in found)
     columns = {
         "arm": lambda d: d.arm,
         "size": lambda d: size_label(d.size),
@@ -103,13 +118,14 @@ def _differences(comparison: Comparison, found: Sequence[Difference]) -> Table:
         f"all {family} at once": lambda d: metric.ends(d.simultaneous, sign=True),
         "verdict": outcome_label,
         **({"corrected p": p_label} if tested else {}),
-        **({"pairing": pairing_label} if unpaired else {}),
+        **({"pairing": pairing_label} if loud else {}),
     }
     for heading in columns:
         table.add_column(heading, overflow="fold")
     for d in found:
         table.add_row(*(Text(label(d)) for label in columns.values()))
     if not tested:
-        table.caption = Text(f"permutation test: {N_TOO_SMALL}")
+        why = N_TOO_SMALL if comparison.correction is None else NOT_OVER_FOLDS
+        table.caption = Text(f"permutation test: {why}")
         table.caption_justify = "left"
     return table

@@ -1,0 +1,1 @@
+"""What happens to training images before the model sees them; `pipeline` puts it together."""
