@@ -16,9 +16,9 @@ def summarize(folders: Sequence[Path], out: Path | None = None) -> Path:
     Raises:
         ConfigError: A folder holds no records.
     """
-    from warmstart.results import comparison, page, terminal
+    from warmstart.results import loading, page, terminal
 
-    comparisons = [found for folder in folders for found in comparison.load(folder)]
+    comparisons = [found for folder in folders for found in loading.load(folder)]
     path = out or folders[0] / "report.html"
     terminal.show(comparisons)
     page.write(comparisons, path)

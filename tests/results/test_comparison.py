@@ -11,8 +11,8 @@ from records import ARMS, SIZES, digits_values, write_comparison
 from rich.console import Console
 
 from warmstart.errors import ConfigError
-from warmstart.results.comparison import load
 from warmstart.results.differences import differences
+from warmstart.results.loading import load
 from warmstart.results.metric import Metric
 from warmstart.results.record import read
 from warmstart.results.selection import config_differences
@@ -420,8 +420,8 @@ def test_reading_and_showing_imports_no_torch(tmp_path):
     write_comparison(tmp_path / "out", {("scratch", 1): BASE, ("full", 1): arm(CLEAR)})
     code = (
         "import sys; from pathlib import Path\n"
-        "from warmstart.results import comparison, page, terminal\n"
-        "found = comparison.load(Path(sys.argv[1])); terminal.show(found)\n"
+        "from warmstart.results import loading, page, terminal\n"
+        "found = loading.load(Path(sys.argv[1])); terminal.show(found)\n"
         "page.write(found, Path(sys.argv[1]) / 'report.html')\n"
         "heavy = {'torch', 'torchvision', 'lightning', 'pytorch_lightning', 'scipy.stats'}\n"
         "print('heavy:', sorted(heavy & set(sys.modules)))"

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from warmstart.errors import ConfigError
 from warmstart.results import figures
-from warmstart.results.comparison import load
 from warmstart.results.differences import differences
+from warmstart.results.loading import load
 from warmstart.results.metric import Metric, size_label, size_phrase, sizes_phrase, training_size
 from warmstart.results.page import render
 from warmstart.results.record import read

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from warmstart.cells import Sweep
 from warmstart.errors import ConfigError
-from warmstart.results.comparison import load
 from warmstart.results.differences import differences
+from warmstart.results.loading import load
 from warmstart.results.page import render
 from warmstart.results.statistics import crossed_interval
 from warmstart.results.terminal import show

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from records import digits_values, write_comparison
 
-from warmstart.results.comparison import load
+from warmstart.results.loading import load
 from warmstart.results.page import render, write
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from records import write_comparison
 
-from warmstart.results.comparison import load
+from warmstart.results.loading import load
 from warmstart.results.selection import ranked, sentences
 from warmstart.results.verdict import verdict
 

@@ -11,12 +11,10 @@ import json
 import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from warmstart.results.comparison import Comparison
 from warmstart.results.record import Record
-
-if TYPE_CHECKING:
-    from warmstart.results.comparison import Comparison
 
 # What tells the cells of a comparison apart anyway; no difference between arms.
 CELL_KEYS = ("seed", "data.per_class", "data.fraction", "data.fold")
