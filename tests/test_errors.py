@@ -70,6 +70,13 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
         ("data.per_class=0", "data.per_class is 0, but must be a whole number of at least 1"),
         ("data.per_class=few", "data.per_class is 'few', but must be a whole number .*"),
         ("data.per_class=1.5", "data.per_class is 1.5, but must be a whole number .*"),
+        (
+            "augment=mixup batch_size=1",
+            "batch_size is 1, but augment.mixup and augment.cutmix mix the images of a batch; "
+            "give a batch_size of at least 2",
+        ),
+        ("cache_gib=-1", "cache_gib is -1, but must be a number of at least 0"),
+        ("cache_gib=null", "cache_gib is None, but must be a number of at least 0"),
         ("data=image_folder", "data.root has no value; give it one: data.root=VALUE"),
         # length and rates
         ("steps=3 epochs=4", "steps is 3 and epochs is 4; give exactly one of them .*"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +63,20 @@ def feed(config: Mapping[str, Any], wanted: Input | None, *, fallback: int | Non
         originals=originals,
         fallback=fallback,
     )
-    images = dataset.images.subset(
-        per_class=prepared.per_class, share=prepared.fraction, seed=config["seed"]
-    )
-    channels = config["model"]["channels"]
-    wanted = with_channels(wanted or input_of(images), channels, given=images.channels)
+    images, fitting = _subset(dataset, prepared.per_class, prepared.fraction, config["seed"])
+    height, width = images.size
+    wanted = dataclasses.replace(wanted or fitting(), size=height if height == width else None)
+    wanted = with_channels(wanted, config["model"]["channels"], given=images.channels)
     return Feed(dataset, images, wanted, augment.bind(images.train))
+
+
+@functools.lru_cache(maxsize=32)
+def _subset(
+    dataset: Dataset, per_class: int | None, share: float | None, seed: int
+) -> tuple[Images, Callable[[], Input]]:
+    """Return the images of a run, and what returns the input that fits them; arms share both."""
+    images = dataset.images.subset(per_class=per_class, share=share, seed=seed)
+    return images, functools.cache(functools.partial(input_of, images))
 
 
 def preparation(config: Mapping[str, Any]) -> Preparation:
@@ -123,5 +131,5 @@ def _samples(request: str) -> Samples:
 
 def forget() -> None:
     """Read data anew the next time: files may have changed since."""
-    for cache in (_dataset, _samples, unlabelled):
+    for cache in (_dataset, _samples, _subset, unlabelled):
         cache.cache_clear()

@@ -206,6 +206,7 @@ def _pretrain(
         "init": {name: value for name, value in own["init"].items() if name != "head"},
         "input": dataclasses.asdict(run.input),
         "images": images,
+        "shrink": run.config["data"]["shrink"],
         "version": RESULT_VERSION,
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -36,9 +36,10 @@ def check_scalars(config: Mapping[str, Any]) -> None:
         _check_folder(name, config[name])
     if not isinstance(config["test"], bool):
         raise ConfigError(f"test is {config['test']!r}, but must be true or false")
-    seconds = config["checkpoint_seconds"]
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
-        raise ConfigError(f"checkpoint_seconds is {seconds!r}, but must be a number of at least 0")
+    for name in ("checkpoint_seconds", "cache_gib"):
+        value = config[name]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+            raise ConfigError(f"{name} is {value!r}, but must be a number of at least 0")
 
 
 def _check_whole(config: Mapping[str, Any], name: str, least: int) -> None:

@@ -1,5 +1,8 @@
 """From listed images to a data set: decoded once, damaged ones named, duplicates left out."""
 
+import dataclasses
+import os
+
 import numpy as np
 import pytest
 from loading import load
@@ -9,7 +12,7 @@ from warmstart.data.dataset import assemble
 from warmstart.data.preparation import Preparation
 from warmstart.data.readers import Arrays, ImageFiles
 from warmstart.data.samples import OPEN, Samples
-from warmstart.errors import ConfigError
+from warmstart.errors import ConfigError, RunError
 
 RNG = np.random.default_rng(0)
 
@@ -237,6 +240,86 @@ class TestDamaged:
         with pytest.raises(ConfigError, match=r"12 of 40 .* and 7 more"):
             load(listed(ImageFiles(root, names), 40, ids=names), store, size=8)
 
+    def test_a_file_that_the_system_withholds_stops_and_is_not_remembered(self, files, store):
+        samples, _, _ = files()
+
+        class Locked(ImageFiles):
+            locked = True
+
+            def image(self, row):
+                if row == 5 and self.locked:
+                    raise PermissionError(13, "Permission denied", "005.png")
+                return super().image(row)
+
+        reader = Locked(samples.reader.root, samples.ids)
+        locked = listed(reader, 40, ids=samples.ids)
+        with pytest.raises(ConfigError, match=r"005\.png cannot be read \(Permission denied\)"):
+            load(locked, store, size=32, on_bad="skip")
+        reader.locked = False
+        assert not load(locked, store, size=32).index.bad
+
+    def test_a_file_whose_header_is_wrong(self, files, store):
+        samples, _, _ = files()
+
+        class Wrong(ImageFiles):
+            def header(self, row):
+                header = super().header(row)
+                return dataclasses.replace(header, height=header.height + (row == 7))
+
+        wrong = listed(Wrong(samples.reader.root, samples.ids), 40, ids=samples.ids)
+        with pytest.raises(ConfigError, match=r"1 of 40 .* 007\.png \(it is .* header differs\)"):
+            load(wrong, store, size=32, originals=True)
+
+    @pytest.mark.parametrize("cache_gib", [0, 1])
+    def test_an_image_like_a_line_is_damaged_in_every_form(self, files, store, cache_gib):
+        samples, _, root = files()
+        write_image(root / "002.png", noise(2, 300, 3))
+        names = list(samples.ids)
+        with pytest.raises(ConfigError, match=r"002\.png \(it is too elongated \(300x2\)\)"):
+            load(listed(ImageFiles(root, names), 40, ids=names), store, size=8, cache_gib=cache_gib)
+
+    def test_a_file_that_goes_while_it_is_streamed(self, files, store):
+        samples, _, root = files()
+        train = load(samples, store, size=8, cache_gib=0).images.train
+        (root / train.ids[0]).unlink()
+        with pytest.raises(RunError, match=rf"{train.ids[0]} cannot be read any more"):
+            train.batch(np.array([0]))
+
+    def test_a_full_disk(self, files, store, monkeypatch):
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("os.posix_fallocate", full)
+        samples, _, _ = files()
+        with pytest.raises(ConfigError, match=r"no room for 0 MiB .*No space left.*cache_gib"):
+            load(samples, store, size=8)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"shrink": 50}, r"data\.shrink is 50, but no image has more .*at most 8\)"),
+        ({"near_duplicates": "drop"}, r"near_duplicates=drop has no effect"),
+    ],
+)
+def test_what_cannot_take_effect_is_refused(keys, message, store):
+    with pytest.raises(ConfigError, match=message):
+        load(array()[0], store, **keys)
+
+
+def test_two_sets_whose_files_look_alike_from_outside(tmp_path, store):
+    """Names, sizes and times are equal, as after unpacking archives; the pixels are not."""
+    digests = []
+    for name in ("one", "two"):
+        for row in range(20):
+            path = tmp_path / name / f"{row:02d}.bmp"
+            write_image(path, noise(8, 8, 3))
+            os.utime(path, ns=(0, 0))
+        names = [f"{row:02d}.bmp" for row in range(20)]
+        reader = ImageFiles(tmp_path / name, names)
+        digests.append(load(listed(reader, 20, ids=names), store).digest)
+    assert digests[0] != digests[1]
+
 
 class TestDuplicates:
     def twins(self, **more):
@@ -258,6 +341,12 @@ class TestDuplicates:
         assert [len(split) for split in data.images.splits.values()] == [20, 10, 10]
         assert not data.dropped
         assert len(data.exact) == 3
+        kept = [sentence for sentence in data.warnings if "data.duplicates=keep" in sentence]
+        assert [sentence.split(":")[0] for sentence in kept] == [
+            "1 images of val are in train too (data.duplicates=keep)",
+            "1 images of test are in train too (data.duplicates=keep)",
+            "1 images of test are in val too (data.duplicates=keep)",
+        ]
 
     def test_equal_images_with_other_labels_are_said(self, store):
         labels = np.arange(40) % 2

@@ -77,10 +77,12 @@ def test_cmyk_becomes_colours(tmp_path):
     assert np.abs(pixels.astype(int) - [255, 0, 0]).max() <= 3
 
 
-def test_a_turned_photo_is_upright(tmp_path):
+@pytest.mark.parametrize("suffix", ["png", "webp", "tiff"])
+def test_a_turned_photo_is_upright(tmp_path, suffix):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera lay on its side: turn clockwise
-    path = saved(tmp_path / "a.png", Image.fromarray(COLOURS), exif=exif)
+    lossless = {"lossless": True} if suffix == "webp" else {}
+    path = saved(tmp_path / f"a.{suffix}", Image.fromarray(COLOURS), exif=exif, **lossless)
     header = read_header(path)
     assert (header.height, header.width) == (4, 5)
     assert np.array_equal(decode(path), np.rot90(COLOURS, -1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from warmstart.data.augment.pipeline import Augment
 from warmstart.data.images import Split
 from warmstart.data.views import Crops
-from warmstart.randomness import torch_generator
+from warmstart.randomness import counted_uniforms, derive, torch_generator
 
 # uint8 [b, height, width, channels]; int64 [b]; float32 [b, columns of the augmentation].
 # In an evaluation over several crops, the pixels are [b * crops, size, size, channels].
@@ -62,13 +63,11 @@ class TrainBatches(Dataset[Batch]):
         while start < (step + 1) * self.batch_size:
             number, offset = divmod(start, len(self.split))
             count = min((step + 1) * self.batch_size - start, len(self.split) - offset)
-            order, uniforms = self._pass(number)
-            pieces.append((order[offset : offset + count], uniforms[offset : offset + count]))
+            order, before = self._pass(number)
+            pieces.append((order[offset : offset + count], before[offset : offset + count]))
             start += count
-        indices, uniforms = pieces[0]
-        if len(pieces) > 1:
-            indices = np.concatenate([indices for indices, _ in pieces])
-            uniforms = torch.cat([uniforms for _, uniforms in pieces])
+        indices, before = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+        uniforms = self._uniforms(indices, before)
         if self.augment is None:
             pixels = torch.from_numpy(self.split.batch(indices))
         else:
@@ -83,30 +82,21 @@ class TrainBatches(Dataset[Batch]):
         self.__dict__.update(state)
         self._pass = functools.lru_cache(maxsize=2)(self._draw_pass)
 
-    def _draw_pass(self, number: int) -> tuple[np.ndarray, Tensor]:
-        """Return the indices of the pass in its order, and the uniforms of each."""
+    def _draw_pass(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the indices of the pass in its order, and how often each has come before."""
         count = len(self.split)
         order, before = _permutation(count, self.seed, "order", number), np.full(count, number)
         if self.balanced:
             indices, before = _balanced(self.split.labels, number, seed=self.seed)
             order, before = indices[order], before[order]
-        return order, self._uniforms(order, before)
+        return order, before
 
     def _uniforms(self, indices: np.ndarray, before: np.ndarray) -> Tensor:
         """Return the uniforms, float32 [n, columns], of images that have come so often before."""
         columns = 0 if self.augment is None else self.augment.columns
-        found = torch.empty(len(indices), columns)
-        if not columns:
-            return found
         # By row in the whole data set: an image is augmented alike in every subset.
-        rows = self.split.rows[indices]
-        places = int(self.split.rows.max()) + 1
-        for times in np.unique(before):
-            generator = torch_generator(self.seed, "augment", int(times))
-            table = torch.rand(places, columns, generator=generator)
-            here = before == times
-            found[here] = table[rows[here]]
-        return found
+        rows, key = self.split.rows[indices], derive(self.seed, "augment")
+        return torch.from_numpy(counted_uniforms(key, rows, before, columns=columns))
 
     def digests(self, augment_options: str) -> dict[str, str]:
         """Return the digests of the batch order and of the augmentation's numbers.
@@ -119,9 +109,10 @@ class TrainBatches(Dataset[Batch]):
         order = hashlib.sha256(f"batch_size={self.batch_size}".encode())
         augment = hashlib.sha256(augment_options.encode())
         for number in (0, 1):
-            indices, uniforms = self._pass(number)
+            indices, before = self._pass(number)
             order.update("\n".join(self.split.ids[index] for index in indices).encode())
-            augment.update(uniforms[np.argsort(indices, kind="stable")].numpy().tobytes())
+            sorting = np.argsort(indices, kind="stable")
+            augment.update(self._uniforms(indices[sorting], before[sorting]).numpy().tobytes())
         return {"order": order.hexdigest(), "augment": augment.hexdigest()}
 
 
@@ -167,22 +158,26 @@ def train_loader(
     batches: TrainBatches, *, first: int, steps: int, workers: int
 ) -> DataLoader[Batch]:
     """Return the loader of the batches of steps `first` ... ``steps - 1``."""
-    return DataLoader(
-        batches,
-        batch_size=None,
-        sampler=range(first, steps),
-        num_workers=workers,
-        collate_fn=_as_it_is,
-    )
+    return _loader(batches, workers=workers, sampler=range(first, steps))
 
 
 def eval_loader(split: Split, *, workers: int, crops: Crops | None = None) -> DataLoader[Batch]:
     """Return the loader of a whole split, in its own order; see `EvalBatches`."""
+    return _loader(EvalBatches(split, crops=crops), workers=workers)
+
+
+def _loader(
+    batches: Dataset[Batch], *, workers: int, sampler: range | None = None
+) -> DataLoader[Batch]:
+    # A forked process shares the memory maps; to another kind all pixels would be sent.
+    forks = workers and sys.platform == "linux"
     return DataLoader(
-        EvalBatches(split, crops=crops),
+        batches,
         batch_size=None,
+        sampler=sampler,
         num_workers=workers,
         collate_fn=_as_it_is,
+        multiprocessing_context="fork" if forks else None,
     )
 
 

@@ -7,16 +7,17 @@ import functools
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from warmstart.data import duplicates, splits
-from warmstart.data.images import Images, Pictures, Split, Vault
-from warmstart.data.index import Index, common_channels, read_headers
+from warmstart.data.images import Images, Originals, Pictures, Split, Vault
+from warmstart.data.index import Headers, Index, common_channels, read_headers
 from warmstart.data.pool import Pool, Streamed, StreamedPictures
 from warmstart.data.preparation import Preparation
-from warmstart.data.samples import Samples
+from warmstart.data.samples import SPLITS, Samples
 from warmstart.errors import ConfigError
 
 _GIB = 2**30
@@ -64,7 +65,6 @@ class Dataset:
         """Return what the record keeps."""
         ids = self.samples.ids
         return {
-            "counts": {name: len(split) for name, split in self.images.splits.items()},
             "skipped": {ids[row]: reason for row, reason in self.index.bad.items()},
             "dropped": {ids[row]: reason for row, reason in self.dropped.items()},
             "near_duplicates": len(self.near),
@@ -101,6 +101,7 @@ def assemble(
     headers = read_headers(samples, store=store)
     if not headers.good.any():
         raise ConfigError(_damaged(headers.bad, samples.ids))
+    _check_shrink(preparation, headers)
     channels = common_channels(headers, samples.ids)
     limit = int(cache_gib * _GIB)
     pool = Pool(
@@ -117,6 +118,11 @@ def assemble(
         samples.labels, samples.splits, groups=groups, usable=usable, preparation=preparation
     )
     exact = duplicates.exact(index.digests, np.flatnonzero(usable))
+    if preparation.near_duplicates == "drop" and not index.hashed.any():
+        raise ConfigError(
+            "data.near_duplicates=drop has no effect: no image has 32 pixels on its shorter side "
+            "and anything on it; leave it at list"
+        )
     near = duplicates.near(index.hashes, index.hashed, cut, exact=exact)
     parts, dropped = duplicates.resolve(cut, exact, near, preparation)
 
@@ -134,14 +140,16 @@ def assemble(
         groups=groups,
         conflicts=duplicates.conflicts(exact, samples.labels),
     )
-    for sentence in (*warnings, *_left_out(samples, index, near, dropped)):
+    if preparation.duplicates == "keep":
+        warnings = (*warnings, *_kept(cut, exact))
+    for sentence in (*warnings, *_left_out(samples, index, near, dropped, preparation)):
         _log.warning(sentence)
     return Dataset(samples, index, images, cut, exact, near, dropped, warnings, streamed)
 
 
 def _forms(
     pool: Pool, size: int | None, *, originals: bool
-) -> tuple[Index, Pictures, Sequence[np.ndarray] | None]:
+) -> tuple[Index, Pictures, Originals | None]:
     """Return the index, the images at one size, and those at their own sizes where needed."""
     sizes = pool.sizes
     if size is None and len(sizes) > 1:
@@ -159,14 +167,14 @@ def _forms(
         index, whole = pool.originals()
         return index, whole.as_pictures(), None
     assert size is not None
-    kept: Sequence[np.ndarray] | None = None
+    kept: Originals | None = None
     room = pool.limit
     if originals and pool.original_bytes <= room:
         kept = pool.originals()[1]
         room -= pool.original_bytes
     elif originals:
         _say_streamed(pool, pool.original_bytes)
-        kept = Streamed(pool.decode, len(pool.samples))
+        kept = Streamed(pool.decode)
     if pool.picture_bytes(size) > room:
         return pool.index(), _streamed(pool, (size, size)), kept
     return *pool.pictures(size), kept
@@ -180,11 +188,16 @@ def _streamed(pool: Pool, shape: tuple[int, int]) -> StreamedPictures:
 
 def _say_streamed(pool: Pool, need: int) -> None:
     _log.warning(
-        "the decoded images would need %.1f GiB, but cache_gib allows %.1f: "
+        "the decoded images would need %s, but cache_gib=%g allows %s: "
         "they are read from their files in every pass",
-        need / _GIB,
+        _size(need),
         pool.limit / _GIB,
+        _size(pool.limit),
     )
+
+
+def _size(count: int) -> str:
+    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / 2**20:,.1f} MiB"
 
 
 def _damaged(bad: Mapping[int, str], ids: Sequence[str]) -> str:
@@ -196,11 +209,34 @@ def _damaged(bad: Mapping[int, str], ids: Sequence[str]) -> str:
     )
 
 
+def _check_shrink(preparation: Preparation, headers: Headers) -> None:
+    largest = int(np.minimum(headers.heights, headers.widths).max())
+    if preparation.shrink is not None and largest <= preparation.shrink:
+        raise ConfigError(
+            f"data.shrink is {preparation.shrink}, but no image has more pixels on its shorter "
+            f"side (at most {largest}); leave it at null"
+        )
+
+
+def _kept(cut: Mapping[str, np.ndarray], exact: Sequence[np.ndarray]) -> Iterator[str]:
+    """Yield which pairs of splits share images."""
+    members = {name: set(rows.tolist()) for name, rows in cut.items()}
+    for first, second in combinations(SPLITS, 2):
+        sets = [set(rows.tolist()) for rows in exact]
+        count = sum(len(rows & members[second]) for rows in sets if rows & members[first])
+        if count:
+            yield (
+                f"{count} images of {second} are in {first} too (data.duplicates=keep): results on "
+                f"{second} are better than on new images"
+            )
+
+
 def _left_out(
     samples: Samples,
     index: Index,
     near: Sequence[tuple[int, int, int]],
     dropped: Mapping[int, str],
+    preparation: Preparation,
 ) -> Iterator[str]:
     """Yield what was left out, and what could have been."""
     if index.bad:
@@ -215,14 +251,8 @@ def _left_out(
             f"{len(dropped)} images are left out because another split has them too, the first is "
             f"{samples.ids[row]} ({reason})"
         )
-    if near:
-        left = sum(row in dropped for pair in near for row in pair[:2])
+    if near and preparation.near_duplicates == "list":
         yield (
-            f"{len(near)} pairs of images in different splits look alike"
-            + (
-                ""
-                if left
-                else "; warmstart look shows them, data.near_duplicates=drop leaves the "
-                "ones out of train"
-            )
+            f"{len(near)} pairs of images in different splits look alike; warmstart look shows "
+            "them, data.near_duplicates=drop leaves out the one that is not evaluated"
         )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import functools
+import errno
 import os
 import statistics
 import sys
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from warmstart.data.samples import Header
+from warmstart.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -30,7 +32,7 @@ _GRAY_MODES = {"1", "L", "LA", "La", "I"}
 _SIXTEEN_BITS = 65535
 _TRIED = 16  # images, by whose time the way of the others is chosen
 _SMALL_SECONDS = 0.001
-_AHEAD = 32  # images per thread that may wait to be taken
+_AHEAD = 4  # images per thread that may wait to be taken
 _PROGRESS_AFTER_SECONDS = 2.0
 
 
@@ -50,7 +52,8 @@ def read_header(path: Path) -> Header:
 def header_of(image: Image.Image) -> Header:
     """Return the header of an image that Pillow has opened."""
     width, height = image.size
-    if image.getexif().get(0x0112, 1) >= 5:  # the orientations that lie on their side
+    # The orientations that lie on their side; of a TIFF, Pillow has turned the size already.
+    if image.getexif().get(0x0112, 1) >= 5 and image.format != "TIFF":
         width, height = height, width
     gray = image.mode in _GRAY_MODES or image.mode.startswith("I;16")
     mode = " ".join(filter(None, [image.format, image.mode]))
@@ -109,11 +112,14 @@ def _all(work: Callable[[int], T], count: int, pool: ThreadPoolExecutor) -> Iter
         # Threads would wait for one another: on small images most of the work is Python's.
         yield from (_attempt(work, row) for row in rest)
         return
-    # In rounds, since images that nobody has taken yet fill the memory.
-    step = _AHEAD * _cores()
-    for first in range(rest.start, rest.stop, step):
-        rows = range(first, min(first + step, rest.stop))
-        yield from pool.map(functools.partial(_attempt, work), rows)
+    # A few at a time, since images that nobody has taken yet fill the memory.
+    waiting: deque[Future[T | Bad]] = deque()
+    for row in rest:
+        waiting.append(pool.submit(_attempt, work, row))
+        if len(waiting) >= _AHEAD * _cores():
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _opened(path: Path) -> Image.Image:
@@ -127,7 +133,14 @@ def _opened(path: Path) -> Image.Image:
 def _attempt(work: Callable[[int], T], row: int) -> T | Bad:
     try:
         return work(row)
+    except MemoryError:
+        raise
     except Exception as error:  # a decoder may raise anything on foreign bytes
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+            # The system's fault, not the file's: it may be gone the next time.
+            raise ConfigError(
+                f"{error.filename} cannot be read ({error.strerror}); allow it, or remove it"
+            ) from error
         return Bad((str(error) or type(error).__name__).splitlines()[0].rstrip("."))
 
 

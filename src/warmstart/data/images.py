@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +29,12 @@ class Pictures(Protocol):
         ...
 
 
+class Originals(Protocol):
+    """Images of any size by their row: uint8 [height, width, channels] each."""
+
+    def __getitem__(self, row: int, /) -> np.ndarray: ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
     """One part of a data set, as rows of all its images.
@@ -40,15 +45,14 @@ class Split:
             the tables of random numbers, so that it is augmented alike in every subset.
         labels: int64 of shape [n], each in [0, number of classes).
         ids: One name per image, unique within the data set, for example ``3/img_007.png``.
-        originals: All images of the data set at their own sizes, uint8 [height, width, channels]
-            each; None where nothing needs them.
+        originals: All images of the data set at their own sizes; None where nothing needs them.
     """
 
     pictures: Pictures
     rows: np.ndarray
     labels: np.ndarray
     ids: tuple[str, ...]
-    originals: Sequence[np.ndarray] | None = None
+    originals: Originals | None = None
 
     @classmethod
     def of(cls, pixels: np.ndarray, labels: np.ndarray, ids: tuple[str, ...]) -> Split:

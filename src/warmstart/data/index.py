@@ -22,6 +22,8 @@ VERSION = 1
 """Raise when the same images would give another index."""
 
 _DIGEST_BYTES = 16
+# Sides of an image, beyond which its shorter one cannot be scaled to anything useful.
+_ELONGATED = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +152,8 @@ def _write_headers(folder: Path, *, samples: Samples) -> None:
     for row, header in enumerate(each(samples.reader.header, count, title="Reading headers")):
         if isinstance(header, Bad):
             bad[str(row)] = header.reason
+        elif max(header.height, header.width) > _ELONGATED * min(header.height, header.width):
+            bad[str(row)] = f"it is too elongated ({header.width}x{header.height})"
         else:
             table[:, row] = header.height, header.width, header.channels
             modes[row] = header.mode

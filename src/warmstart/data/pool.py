@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
@@ -15,14 +15,17 @@ from warmstart.data.decode import Bad, each
 from warmstart.data.images import Pictures
 from warmstart.data.index import Headers, Index, IndexWriter, entry_key, fingerprint, read_index
 from warmstart.data.samples import Samples
+from warmstart.errors import ConfigError, RunError
 from warmstart.store import opened, trim
 
 _IDENTITY = (1, resize.VERSION)  # the first number rises when an entry's form changes
 
+_NOTHING = np.empty(0, np.uint8)
+
 Decode = Callable[[int], np.ndarray]
 
 
-class Originals(Sequence[np.ndarray]):
+class Originals:
     """Images of all sizes in one memory-mapped array.
 
     Args:
@@ -42,16 +45,7 @@ class Originals(Sequence[np.ndarray]):
         self._ends = np.cumsum(counts)
         self._starts = self._ends - counts
 
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    @overload
-    def __getitem__(self, row: int) -> np.ndarray: ...
-    @overload
-    def __getitem__(self, row: slice) -> Sequence[np.ndarray]: ...
-    def __getitem__(self, row: int | slice) -> np.ndarray | Sequence[np.ndarray]:
-        if isinstance(row, slice):
-            return [self[place] for place in range(*row.indices(len(self)))]
+    def __getitem__(self, row: int) -> np.ndarray:
         height, width = self._shapes[row]
         flat = self._flat[self._starts[row] : self._ends[row]]
         return flat.reshape(height, width, self._channels)
@@ -62,23 +56,13 @@ class Originals(Sequence[np.ndarray]):
         return self._flat.reshape(-1, height, width, self._channels)
 
 
-class Streamed(Sequence[np.ndarray]):
+class Streamed:
     """Images of all sizes that are decoded whenever they are asked for."""
 
-    def __init__(self, decode: Decode, count: int) -> None:
+    def __init__(self, decode: Decode) -> None:
         self._decode = decode
-        self._count = count
 
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, row: int) -> np.ndarray: ...
-    @overload
-    def __getitem__(self, row: slice) -> Sequence[np.ndarray]: ...
-    def __getitem__(self, row: int | slice) -> np.ndarray | Sequence[np.ndarray]:
-        if isinstance(row, slice):
-            return [self._decode(place) for place in range(*row.indices(self._count))]
+    def __getitem__(self, row: int) -> np.ndarray:
         return self._decode(row)
 
 
@@ -151,8 +135,20 @@ class Pool:
         return Counter(zip(self.heights[good].tolist(), self.widths[good].tolist(), strict=True))
 
     def decode(self, row: int) -> np.ndarray:
-        """Return an image at its own size, or shrunk: uint8 [height, width, channels]."""
-        return self._brought(self.samples.reader.image(row))
+        """Return an image at its own size, or shrunk: uint8 [height, width, channels].
+
+        Raises:
+            RunError: Its file has gone or changed since it was looked at.
+        """
+        if self._originals:
+            return self._originals[1][row]
+        try:
+            return self._brought(self.samples.reader.image(row))
+        except Exception as error:  # a decoder may raise anything
+            raise RunError(
+                f"{self.samples.ids[row]} cannot be read any more ({error}); put it back, and the "
+                "same command goes on"
+            ) from error
 
     def _brought(self, pixels: np.ndarray) -> np.ndarray:
         if pixels.shape[2] != self.channels:
@@ -195,7 +191,7 @@ class Pool:
 
     def _write_originals(self, folder: Path) -> None:
         shape = (self.original_bytes,)
-        flat = np.lib.format.open_memmap(folder / "pixels.npy", "w+", np.uint8, shape)
+        flat = _allocated(folder / "pixels.npy", shape)
         originals = Originals(flat, self.heights, self.widths, self.channels)
 
         def keep(row: int, pixels: np.ndarray) -> None:
@@ -205,7 +201,7 @@ class Pool:
 
     def _write_pictures(self, folder: Path, *, size: int) -> None:
         shape = (len(self.samples), size, size, self.channels)
-        array = np.lib.format.open_memmap(folder / "pixels.npy", "w+", np.uint8, shape)
+        array = _allocated(folder / "pixels.npy", shape)
 
         def keep(row: int, pixels: np.ndarray) -> None:
             array[row] = pixels
@@ -213,7 +209,7 @@ class Pool:
         self._write(folder, keep, functools.partial(resize.fit, size=size))
 
     def _write_index(self, folder: Path) -> None:
-        self._write(folder, lambda row, pixels: None, lambda pixels: pixels[:0])
+        self._write(folder, lambda row, pixels: None, lambda pixels: _NOTHING)
 
     def _write(
         self,
@@ -231,6 +227,9 @@ class Pool:
             if known:
                 return form(known[1][row]), None
             pixels = self.samples.reader.image(row)
+            wanted = self.headers.heights[row], self.headers.widths[row]
+            if pixels.shape[:2] != wanted:
+                raise ValueError(f"it is {pixels.shape[1]}x{pixels.shape[0]}, its header differs")
             return form(self._brought(pixels)), fingerprint(pixels)
 
         title = f"Decoding {self.samples.name}"
@@ -243,6 +242,25 @@ class Pool:
             if found is not None:
                 index.add(row, *found)
         index.write(folder)
+
+
+def _allocated(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a new mapped uint8 array, whose room on the disk is taken.
+
+    Raises:
+        ConfigError: There is not enough.
+    """
+    array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    if hasattr(os, "posix_fallocate"):  # else a disk that is full would kill the process later
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            raise ConfigError(
+                f"{path.parent.parent} has no room for {array.nbytes / 2**20:,.0f} MiB of decoded "
+                f"images ({error.strerror}); free some, give another store=, or lower cache_gib"
+            ) from error
+    return array
 
 
 def _sizes(headers: Headers) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ import dataclasses
 
 from warmstart.errors import ConfigError, choose
 
+_LARGEST = 4096  # pixels
 _BAD = ("error", "skip")
 _EXACT = ("drop", "keep")
 _NEAR = ("list", "drop")
@@ -77,10 +78,16 @@ class Preparation:
     def _check_numbers(self) -> None:
         for name in ("size", "shrink"):
             value = getattr(self, name)
-            if value is not None and (not _whole(value) or value < 1):
+            if value is not None and (not _whole(value) or not 1 <= value <= _LARGEST):
                 raise ConfigError(
-                    f"data.{name} is {value!r}, but must be a whole number of pixels or null"
+                    f"data.{name} is {value!r}, but must be a whole number of pixels or null, "
+                    f"at most {_LARGEST}"
                 )
+        if self.group_pattern is not None and not isinstance(self.group_pattern, str):
+            raise ConfigError(
+                f"data.group_pattern is {self.group_pattern!r}, but must be a regular expression "
+                "or null"
+            )
         for name in ("folds", "fold", "split_seed"):
             value = getattr(self, name)
             if not _whole(value) and (value is not None or name == "split_seed"):

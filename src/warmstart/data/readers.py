@@ -26,7 +26,7 @@ class ImageFiles:
         self.root = root
         self.files = tuple(files)
         stamps = tuple((file, *stamp(root / file)) for file in self.files)
-        self.identity: object = (decode.VERSION, pillow, stamps)
+        self.identity: object = (decode.VERSION, pillow, str(root.resolve()), stamps)
 
     def header(self, row: int) -> Header:
         from warmstart.data.decode import read_header
@@ -60,10 +60,13 @@ class Arrays:
         return pixels
 
 
-def stamp(path: Path) -> tuple[int, int]:
-    """Return a file's size in bytes and time of change in nanoseconds; -1 for a broken link."""
+def stamp(path: Path) -> tuple[int, int, int]:
+    """Return a file's size in bytes, and its times of change in nanoseconds; -1 where it is gone.
+
+    The second is the system's own, which no copying program sets back.
+    """
     try:
         status = path.stat()
     except OSError:
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
+        return -1, -1, -1
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from warmstart.data.augment.mixing import Mix
-from warmstart.errors import ConfigError
 
 X = torch.arange(4 * 2 * 6 * 6.0).reshape(4, 2, 6, 6)
 LABELS = torch.tensor([2, 0, 1, 2])
@@ -88,8 +87,3 @@ def test_the_share_follows_the_beta_distribution():
     shares = torch.tensor([float(mixed(Mix(mixup=0.2, cutmix=0), s)[1][1, 0]) for s in range(400)])
     assert float(shares.mean()) == pytest.approx(0.5, abs=0.07)
     assert float(shares.var()) == pytest.approx(1 / 5.6, rel=0.15)
-
-
-def test_a_single_image_cannot_be_mixed():
-    with pytest.raises(ConfigError, match=r"batch_size is 1, .*give batch_size=2 or more"):
-        Mix(mixup=0.2, cutmix=0)(X[:1], LABELS[:1], 3)

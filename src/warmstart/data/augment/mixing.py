@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from warmstart.errors import ConfigError
-
 
 class Mix:
     """Blend each image with the one before it in the batch, or paste a rectangle of that into it.
@@ -34,16 +32,9 @@ class Mix:
         Returns:
             The mixed inputs, and for each its share of every class: float32 [n, classes].
 
-        Raises:
-            ConfigError: There is nothing to mix.
         """
         from torchvision.transforms import v2
 
-        if len(labels) < 2:
-            raise ConfigError(
-                "batch_size is 1, but augment.mixup and augment.cutmix mix the images of a batch; "
-                "give batch_size=2 or more"
-            )
         both = self.mixup and self.cutmix
         if self.mixup and not (both and torch.rand(()) < 0.5):
             mix = v2.MixUp(alpha=self.mixup, num_classes=classes)

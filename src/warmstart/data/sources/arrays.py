@@ -101,7 +101,7 @@ def _from_npy(images: Path, labels: Path, names: Sequence[str] | None) -> Sample
         words = _words(np.lib.format.read_array(stream), count, f"the labels in {labels}")
     classes, numbers = class_labels(words, names, place=lambda row: f"row {row} of {labels}")
     ids = tuple(f"{row:05d}" for row in range(count))
-    reader = Arrays(pixels, identity=(images.name, *stamp(images)))
+    reader = Arrays(pixels, identity=(str(images.resolve()), *stamp(images)))
     return Samples("arrays", classes, ids, numbers, (OPEN,) * count, reader)
 
 
@@ -130,7 +130,7 @@ def _from_npz(file: Path, names: Sequence[str] | None, *, store: Path) -> Sample
         splits = _splits(extra["split"], file)
     check_trained(classes, numbers, splits, ids)
     groups = tuple(extra["groups"]) if "groups" in extra else None
-    reader = Arrays(pixels, identity=(file.name, *stamp(file), tuple(shapes)))
+    reader = Arrays(pixels, identity=(str(file.resolve()), *stamp(file), tuple(shapes)))
     return Samples("arrays", classes, ids, numbers, splits, reader, groups)
 
 
@@ -209,7 +209,7 @@ def _mapped(file: Path, shapes: Mapping[str, tuple[int, ...]], *, store: Path) -
                 with archive.open(f"{prefix}images.npy") as stream:
                     _copy(stream, out)
 
-    identity = hashlib.sha256(repr((file.name, *stamp(file), tuple(shapes))).encode())
+    identity = hashlib.sha256(repr((str(file.resolve()), *stamp(file), tuple(shapes))).encode())
     return opened(
         store / "arrays",
         f"arrays-{identity.hexdigest()[:16]}",
