@@ -143,6 +143,8 @@ def test_help_of_a_command_is_our_own(
     assert "warmstart compare comparison=NAME [overrides]" in text
     assert re.search(r"^model: .*resnet18.*small_cnn", text, re.MULTILINE)
     assert "--config-dir DIR" in text
+    assert re.search("^data: .*digits", text, re.MULTILINE)
+    assert "_shared" not in text
     assert "Powered by Hydra" not in text
 
 
@@ -259,7 +261,7 @@ class TestCompletion:
         return [line.split() for line in result.stdout.splitlines()]
 
     def test_completes_behind_the_subcommand(self, script: str) -> None:
-        command, key, option, comparison, later, looked = self.complete(
+        command, key, option, comparison, later, looked, data = self.complete(
             script,
             "warmstart tr",
             "warmstart train mod",
@@ -267,6 +269,7 @@ class TestCompletion:
             "warmstart compare comparison=dig",
             "warmstart train model=resnet20 strategy=lin",
             "warmstart look augment=crop_f",
+            "warmstart train data=",
         )
         assert command == ["train"]
         assert {"model=", "model."} == set(key)
@@ -274,6 +277,8 @@ class TestCompletion:
         assert "comparison=digits" in comparison
         assert later == ["strategy=linear_probe"]
         assert looked == ["augment=crop_flip"]
+        assert "data=digits" in data
+        assert "data=_shared" not in data
 
     def test_is_for_the_command_alone(self, script: str) -> None:
         result = run("bash", "-c", f"{script}\ncomplete -p | sed 's/.* //'")

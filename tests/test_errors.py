@@ -75,6 +75,17 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
             "batch_size is 1, but augment.mixup and augment.cutmix mix the images of a batch; "
             "give a batch_size of at least 2",
         ),
+        (
+            "data.size=1",
+            "images of 1x1 pixels are too small for small_cnn; give a larger data.size, for "
+            "example data.size=64",
+        ),
+        ("data=image_folder data.root=", "data.root is '', but must be a path"),
+        (
+            "data=list_files data.train_file=list.txt data.strip=2024",
+            "data.strip is 2024, but must be text (a number in quotes: '\"5\"') or null",
+        ),
+        ("data=_shared", "data must name one of the options of conf/data; choose one"),
         ("cache_gib=-1", "cache_gib is -1, but must be a number of at least 0"),
         ("cache_gib=null", "cache_gib is None, but must be a number of at least 0"),
         ("data=image_folder", "data.root has no value; give it one: data.root=VALUE"),
@@ -153,8 +164,8 @@ def test_scalars_of_a_wrong_type(
         ("optimizer.nesterov=1", "optimizer.nesterov is 1, but must be true or false"),
         ("data.size=8.5", "data.size is 8.5, but must be a whole number or null"),
         ("data=glyphs data.seed=x", "data.seed is 'x', but must be a whole number"),
-        ("data=cifar10 data.root=3", "data.root is 3, but must be the path of a folder"),
-        ("data=image_folder data.root=[a]", "data.root is ['a'], but must be the path of a folder"),
+        ("data=cifar10 data.root=3", "data.root is 3, but must be a path"),
+        ("data=image_folder data.root=[a]", "data.root is ['a'], but must be a path"),
         ("model.widths=16", "model.widths is 16, but must be a list"),
         ("augment=resized_crop augment.scale=1", "augment.scale is 1, but must be a list or null"),
         ("scheduler.warmup_steps=x", "scheduler.warmup_steps is 'x', but must be a whole number"),

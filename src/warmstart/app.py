@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -57,6 +58,7 @@ def run_app(command: str, args: list[str]) -> int:
         level = logging.INFO if sweeping else logging.DEBUG
         with (
             _argv([name, *flags, *overrides]),
+            _own_options(),
             configs.explained(overrides, config_dirs),
             _log_lines(display, level),
         ):
@@ -143,6 +145,21 @@ def _argv(argv: list[str]) -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = full
+
+
+@contextlib.contextmanager
+def _own_options() -> Iterator[None]:
+    """Keep what options build on (``data/_shared``) out of Hydra's help, completion and globs."""
+    listed = ConfigLoaderImpl.get_group_options
+
+    def offered(*args: Any, **keywords: Any) -> list[str]:
+        return [name for name in listed(*args, **keywords) if not name.startswith("_")]
+
+    ConfigLoaderImpl.get_group_options = offered  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl.get_group_options = listed  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

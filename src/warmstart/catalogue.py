@@ -247,7 +247,8 @@ def _below(row: dict[str, Any], console: Console, *, groups: bool) -> None:
     if row["weights"]:
         _list(console, row["weights"], "init.weights: ")
     for level, names in row["groups"].items() if groups else ():
-        _list(console, names, f"{len(names)} groups at model.granularity={level}: ")
+        what = "group" if len(names) == 1 else "groups"
+        _list(console, names, f"{len(names)} {what} at model.granularity={level}: ")
 
 
 def _list(console: Console, words: Iterable[str], start: str = "") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -37,6 +38,7 @@ _DONE, _FAILED, _WRONG, _INTERRUPTED = 0, 1, 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 1 a run failed, 2 wrong usage or config."""
     args = list(sys.argv[1:] if arguments is None else arguments)
+    _print_any_name()
     try:
         return _dispatch(args)
     except ConfigError as error:
@@ -51,7 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A full disk, a folder that nobody may write to.
         return _complain(error, _FAILED)
     except KeyboardInterrupt:
-        return _complain("stopped; the same command goes on from the last checkpoint", _INTERRUPTED)
+        return _complain(
+            "stopped; the same command goes on (from the last checkpoint, where there is one)",
+            _INTERRUPTED,
+        )
+
+
+def _print_any_name() -> None:
+    """Print what the terminal cannot show, as names of files that are not UTF-8, with escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _complain(error: object, code: int) -> int:

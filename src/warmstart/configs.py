@@ -43,11 +43,12 @@ _PASSED = {"groups", "steps", "store", "folder", "labels"}
 _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
     "Mapping": ("a mapping", (dict,)),
     "None": ("null", (type(None),)),
-    "Path": ("the path of a folder", (str,)),
+    "Path": ("a path", (str,)),
     "Sequence": ("a list", (list,)),
     "bool": ("true or false", (bool,)),
     "float": ("a number", (int, float)),
     "int": ("a whole number", (int,)),
+    "str": ("text (a number in quotes: '\"5\"')", (str,)),
     "tuple": ("a list", (list,)),
 }
 # Keys that `without_hydra` adds to a config.
@@ -171,7 +172,7 @@ def build(group: str, node: Mapping[str, Any], /, *args: Any, **passed: Any) -> 
 
 def _check_node(name: str, node: Any) -> None:
     if not isinstance(node, Mapping) or "_target_" not in node:
-        raise ConfigError(f"{name} is {node!r}, but must name one of the options of conf/{name}")
+        raise ConfigError(f"{name} must name one of the options of conf/{name}; choose one")
     target = str(node["_target_"])
     if not target.startswith(TARGETS[name]):
         raise ConfigError(f"{name}._target_ is {target!r}, but must lie in {TARGETS[name]}*")
@@ -195,10 +196,7 @@ def _check_node(name: str, node: Any) -> None:
 
 
 def _check_type(name: str, value: Any, annotation: str) -> None:
-    """Refuse a value that is not of the type that a target's signature names.
-
-    Text is not checked: it stands for one of several names, which the target knows.
-    """
+    """Refuse a value that is not of the type that a target's signature names, and empty paths."""
     names = annotation.replace("str | Path", "Path").split(" | ")
     kinds = [_KINDS.get(kind.partition("[")[0]) for kind in names]
     known = [kind for kind in kinds if kind is not None]
@@ -206,7 +204,7 @@ def _check_type(name: str, value: Any, annotation: str) -> None:
         isinstance(value, types) and (bool in types or not isinstance(value, bool))
         for _, types in known
     )
-    if len(known) == len(kinds) and not fits:
+    if (len(known) == len(kinds) and not fits) or (value == "" and "Path" in names):
         words = " or ".join(word for word, _ in known)
         raise ConfigError(f"{name} is {value!r}, but must be {words}")
 

@@ -225,6 +225,14 @@ def _groups(node: str, channels: int, classes: int, size: int) -> list[layers.La
     """
     architecture: Architecture = configs.build("model", json.loads(node))
     model = skeleton(lambda: architecture.build(channels, classes, size))
+    try:
+        model.eval()(torch.empty(2, channels, size, size, device="meta"))
+    except RuntimeError as error:  # others than these are of models that need real numbers
+        if any(words in str(error) for words in ("too small", "an't be greater")):
+            raise ConfigError(
+                f"images of {size}x{size} pixels are too small for {architecture.name}; give a "
+                "larger data.size, for example data.size=64"
+            ) from error
     return layers.layer_groups(model, architecture.layout)
 
 

@@ -167,10 +167,17 @@ def _weights(weights: Plan) -> str:
 
 def _length(plan: Plan) -> str:
     return (
-        f"{plan['steps']:,} steps of {plan['batch_size']} images: {plan['epochs']:.3g} epochs of "
-        f"{plan['steps_per_epoch']:.4g} steps; {plan['validations']} validations, one every "
-        f"{plan['val_every_steps']:,} steps"
+        f"{_counted(plan['steps'], 'step')} of {_counted(plan['batch_size'], 'image')}: "
+        f"{_counted(plan['epochs'], 'epoch', '.3g')} of "
+        f"{_counted(plan['steps_per_epoch'], 'step', '.4g')}; "
+        f"{_counted(plan['validations'], 'validation')}, one every "
+        f"{_counted(plan['val_every_steps'], 'step')}"
     )
+
+
+def _counted(number: float, noun: str, form: str = ",") -> str:
+    text = f"{number:{form}}"
+    return f"{text} {noun}{'' if text == '1' else 's'}"
 
 
 def _images(plan: Plan) -> str:

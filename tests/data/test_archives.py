@@ -101,6 +101,23 @@ def test_several_folders_at_the_top_stay_there(tmp_path, store):
     assert (folder / "dog" / "empty").is_dir()
 
 
+@pytest.mark.parametrize(
+    ("files", "root"),
+    [
+        ({"README.md": b"", "photos/cat/1.png": b"1", "photos/dog/2.png": b"2"}, "photos"),
+        (
+            {"a/b/LICENSE": b"", "a/b/photos/cat/1.png": b"1", "a/b/photos/dog/2": b""},
+            "photos",
+        ),
+        ({"cover.png": b"", "photos/cat/1.png": b"1", "photos/dog/2.png": b"2"}, "tree"),
+        ({"photos/cat/1.png": b"1"}, "photos"),
+        ({"cat/1.png": b"1"}, "tree"),
+    ],
+)
+def test_folders_that_hold_all_images_are_descended_into(tmp_path, store, files, root):
+    assert unpacked(zipped(tmp_path / "a.zip", files), store=store).name == root
+
+
 def test_hidden_files_and_those_of_macos_are_left_out(tmp_path, store):
     more = {"__MACOSX/photos/._1.png": b"x", ".DS_Store": b"x", "photos/.git/config": b"x"}
     assert found(unpacked(zipped(tmp_path / "a.zip", FILES | more), store=store)) == INNER

@@ -361,3 +361,32 @@ def test_the_call_is_the_same_with_a_preparation(store):
         samples, Preparation(), store=store, cache_gib=1, size=None, originals=False, fallback=224
     )
     assert data.images.size == (8, 8)
+
+
+class TestClassesWithoutTraining:
+    def test_taken_by_duplicates(self, store):
+        pixels = noise(30, 8, 8, 3)
+        labels = np.array([0] * 12 + [1] * 3 + [0, 1, 1, 1, 0] * 3)
+        pixels[16:19] = pixels[12:15]  # all of train's second class is in test too
+        splits = ["train"] * 15 + ["test"] * 10 + ["val"] * 5
+        samples = listed(Arrays(pixels, identity=0), 30, splits=splits, labels=labels)
+        with pytest.raises(
+            ConfigError, match=r"class 'b' are in val or test too, .*duplicates=keep"
+        ):
+            load(samples, store)
+        assert len(load(samples, store, duplicates="keep").images.train) == 15
+
+    def test_taken_by_groups(self, store):
+        samples, _ = array(40, labels=[0] * 36 + [1] * 4)
+        groups = [*(f"g{row}" for row in range(36)), *["one"] * 4]
+        grouped = dataclasses.replace(samples, groups=tuple(groups))
+
+        def problem(seed):
+            try:
+                load(grouped, store, split_seed=seed)
+            except ConfigError as error:
+                return str(error)
+            return ""
+
+        found = {problem(seed) for seed in range(5)} - {""}
+        assert all("all images of the class 'b' lie in val or test" in text for text in found)

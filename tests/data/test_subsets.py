@@ -202,3 +202,29 @@ def test_too_few_groups_or_images_are_refused():
         stratified_split(labels, (0.2, 0.2), seed=0, groups=["a", "a", "b", "b"])
     with pytest.raises(ConfigError, match=r"data\.folds is 5, but there are only 4 images"):
         equal_folds(labels, 5, seed=0)
+
+
+def test_small_classes_take_turns():
+    """300 classes of 5: none has half an image for val, but together they have 150."""
+    labels = np.repeat(np.arange(300), 5)
+    val, test, train = stratified_split(labels, (0.1, 0.2), seed=0)
+    assert [len(part) for part in (val, test, train)] == [150, 300, 1050]
+    assert np.bincount(labels[test], minlength=300).tolist() == [1] * 300
+    assert set(np.bincount(labels[val], minlength=300)) == {0, 1}
+    assert np.bincount(labels[train], minlength=300).min() >= 3
+
+
+def test_turns_by_hand():
+    # Owed to val 0.3 + 0.2 = 0.5: the second class pays one; to test 0.6: the first pays one.
+    val, test, train = stratified_split(np.array([0, 0, 0, 1, 1]), (0.1, 0.2), seed=0)
+    labels = np.array([0, 0, 0, 1, 1])
+    assert labels[val].tolist() == [1]
+    assert labels[test].tolist() == [0]
+    assert labels[train].tolist() == [0, 0, 1]
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=80), st.integers(0, 5))
+def test_every_class_keeps_an_image_in_the_last_part(labels, seed):
+    labels = np.array(labels)
+    *_, train = stratified_split(labels, (0.1, 0.2), seed=seed)
+    assert set(labels[train]) == set(labels)

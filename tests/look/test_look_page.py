@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -169,7 +172,7 @@ def test_the_terminal_says_the_same(root: Path, capsys: pytest.CaptureFixture[st
     ) in lines
     assert "loss 0.693 at step 0, which is ln 2" in lines
     assert "imbalance 1.33 : 1 in train (4 of 'a&b', 3 of 'dog')" in lines
-    assert "images 40 x 40 pixels (width x height); 19 PNG RGB, 1 JPEG RGB" in lines
+    assert "images 40 x 40 pixels (width x height), stored as PNG RGB (19), JPEG RGB (1)" in lines
     assert "2 damaged files: training would refuse; data.on_bad=skip leaves them out" in lines
     assert "test/dog/empty.jpg: the file is empty" in lines
     assert lines[-1] == f"page: {root.parent / 'page.html'}"
@@ -179,6 +182,46 @@ def test_the_terminal_says_the_same(root: Path, capsys: pytest.CaptureFixture[st
 def test_skipping_is_what_was_asked_for(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     looked(root, "data.on_bad=skip")
     assert "2 damaged files: left out, as data.on_bad=skip says" in capsys.readouterr().out
+
+
+def test_names_of_files_need_not_be_utf8(tmp_path: Path) -> None:
+    root = photos.write(tmp_path / "photos", odd=False)
+    (root / "train" / "dog" / "0.png").rename(root / "train" / "dog" / "\udcff\udcfe.png")
+    (root / "test" / "dog" / "\udcff.png").touch()
+    out = tmp_path / "page.html"
+    words = ["look", "data=image_folder", f"data.root={root}", f"out={tmp_path / 'out'}"]
+    command = [sys.executable, "-m", "warmstart", *words, "--out", str(out)]
+    # In a process of its own: what pytest captures is not strict.
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    result = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"test/dog/\\udcff.png: the file is empty" in result.stdout
+    assert r"test/dog/\udcff.png the file is empty" in Page(out).words
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("", r"--out is a folder, \S+; give a file, as \S+/page\.html"),
+        ("file/page.html", r"--out is \S+, but nothing can be written in \S+/file \(.+\); give .+"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_refused_at_the_start(
+    name: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["look", f"out={tmp_path / 'out'}", "--out", str(tmp_path / name)]) == 2
+    assert re.fullmatch(f"warmstart: {expected}\n", capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_of_many_kinds_of_pixels_the_most_frequent_are_shown(tmp_path: Path) -> None:
+    root = photos.write(tmp_path / "photos", odd=False)
+    pixels = Image.fromarray(photos.photo(99))
+    files = [("L", "png"), ("P", "png"), ("1", "png"), ("RGBA", "png"), ("L", "jpg"), ("P", "gif")]
+    for number, (mode, suffix) in enumerate([*files, ("CMYK", "jpg")]):
+        pixels.convert(mode).save(root / "train" / "dog" / f"kind {number}.{suffix}")
+    assert "and 2 other kinds" in looked(root).words
 
 
 def test_gray_images_without_a_root(tmp_path: Path) -> None:

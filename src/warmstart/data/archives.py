@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
+from warmstart.data.decode import EXTENSIONS
+from warmstart.data.sources.files import is_visible
 from warmstart.errors import ConfigError
 from warmstart.fetch import bytes_bar, fetch
 from warmstart.store import once, sha256
@@ -41,8 +43,8 @@ _PIECE = 1 << 20  # bytes read at once; more than any header needs
 def unpacked(root: str | Path, *, store: Path) -> Path:
     """Return the folder that `root` means: itself, or what is in an archive.
 
-    An archive is known by the SHA-256 sum of its content and unpacked once. A single folder that
-    holds all else is descended into; hidden files and macOS's additions are left out.
+    An archive is known by the SHA-256 sum of its content and unpacked once, without hidden files
+    and macOS's additions. Of it, the `innermost` folder is meant.
 
     Args:
         root: A folder, an archive with one of `SUFFIXES`, or the address of one with its sum:
@@ -68,8 +70,28 @@ def unpacked(root: str | Path, *, store: Path) -> Path:
         if not path.is_file():
             raise ConfigError(f"data.root is {str(root)!r}, but there is no such file")
         entry = once(store, f"archive-{sha256(path)}", lambda part: _unpack(path, part / "tree"))
-    inner = list((entry / "tree").iterdir())
-    return inner[0] if len(inner) == 1 and inner[0].is_dir() else entry / "tree"
+    return innermost(entry / "tree")
+
+
+def innermost(folder: Path) -> Path:
+    """Return the folder that holds several, below any that hold one alone and no images.
+
+    A folder that holds no folders itself may be a class and is not descended into.
+    """
+    inner, images = _content(folder)
+    while len(inner) == 1 and not images:
+        below, images = _content(inner[0])
+        if not below:
+            break
+        folder, inner = inner[0], below
+    return folder
+
+
+def _content(folder: Path) -> tuple[list[Path], bool]:
+    """Return the folders inside a folder, and whether there are images beside them."""
+    paths = [path for path in folder.iterdir() if is_visible(path.name)]
+    inner = [path for path in paths if path.is_dir()]
+    return inner, any(path.name.lower().endswith(EXTENSIONS) for path in paths)
 
 
 def _address(root: str) -> tuple[str, str]:
@@ -250,7 +272,7 @@ def _target(archive: Path, tree: Path, name: str) -> Path | None:
     if _UNSAFE.match(name):
         raise _refusal(archive, f"{name!r} in it would lie outside of its folder")
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+    if not all(map(is_visible, parts)):
         return None
     return tree.joinpath(*parts)
 

@@ -110,7 +110,8 @@ class TrainBatches(Dataset[Batch]):
         augment = hashlib.sha256(augment_options.encode())
         for number in (0, 1):
             indices, before = self._pass(number)
-            order.update("\n".join(self.split.ids[index] for index in indices).encode())
+            names = "\n".join(self.split.ids[index] for index in indices)
+            order.update(names.encode("utf-8", "surrogatepass"))  # names of files may be odd
             sorting = np.argsort(indices, kind="stable")
             augment.update(self._uniforms(indices[sorting], before[sorting]).numpy().tobytes())
         return {"order": order.hexdigest(), "augment": augment.hexdigest()}

@@ -126,6 +126,8 @@ def assemble(
     near = duplicates.near(index.hashes, index.hashed, cut, exact=exact)
     parts, dropped = duplicates.resolve(cut, exact, near, preparation)
 
+    _check_trained(samples, cut, parts)
+
     def split(name: str) -> Split:
         rows = parts[name]
         ids = tuple(samples.ids[row] for row in rows)
@@ -209,6 +211,24 @@ def _damaged(bad: Mapping[int, str], ids: Sequence[str]) -> str:
     )
 
 
+def _check_trained(
+    samples: Samples, cut: Mapping[str, np.ndarray], parts: Mapping[str, np.ndarray]
+) -> None:
+    """Raise for a class that trains on nothing, and say who took its images."""
+    for label, name in enumerate(samples.classes):
+        members = {split: (samples.labels[rows] == label).any() for split, rows in cut.items()}
+        if members["train"] and not (samples.labels[parts["train"]] == label).any():
+            raise ConfigError(
+                f"all training images of the class {name!r} are in val or test too, and are left "
+                "out; remove them there, or keep both with data.duplicates=keep"
+            )
+        if any(members.values()) and not members["train"]:
+            raise ConfigError(
+                f"all images of the class {name!r} lie in val or test, none in train; move some, "
+                "or cut again with another data.split_seed or data.group_pattern"
+            )
+
+
 def _check_shrink(preparation: Preparation, headers: Headers) -> None:
     largest = int(np.minimum(headers.heights, headers.widths).max())
     if preparation.shrink is not None and largest <= preparation.shrink:
@@ -252,7 +272,8 @@ def _left_out(
             f"{samples.ids[row]} ({reason})"
         )
     if near and preparation.near_duplicates == "list":
+        pairs = "1 pair" if len(near) == 1 else f"{len(near)} pairs"
         yield (
-            f"{len(near)} pairs of images in different splits look alike; warmstart look shows "
+            f"{pairs} of images in different splits look alike; warmstart look shows "
             "them, data.near_duplicates=drop leaves out the one that is not evaluated"
         )

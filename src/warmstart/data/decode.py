@@ -26,8 +26,9 @@ T = TypeVar("T")
 VERSION = 2
 """Raise when the same file would give other pixels."""
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+EXTENSIONS = tuple(".bmp .gif .jfif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split())
 
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _GRAY_MODES = {"1", "L", "LA", "La", "I"}
 _SIXTEEN_BITS = 65535
 _TRIED = 16  # images, by whose time the way of the others is chosen
@@ -124,7 +125,10 @@ def _all(work: Callable[[int], T], count: int, pool: ThreadPoolExecutor) -> Iter
 
 def _opened(path: Path) -> Image.Image:
     try:
-        return Image.open(path)
+        # No others: some of them are given to programs outside.
+        return Image.open(path, formats=_FORMATS)
+    except FileNotFoundError as error:
+        raise ValueError("there is no such file, or a broken link") from error
     except UnidentifiedImageError as error:
         empty = path.stat().st_size == 0
         raise ValueError("the file is empty" if empty else "it is not an image") from error

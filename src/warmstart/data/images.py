@@ -140,8 +140,10 @@ class Images:
     def __post_init__(self) -> None:
         for name, split in self.splits.items():
             if len(split) == 0:
+                cut = f"; where it is cut from train, give data.{name}_fraction a larger share"
                 raise ConfigError(
                     f"the {name} split is empty; give it at least one image per class"
+                    f"{cut if name != 'train' else ''}"
                 )
         absent = set(range(len(self.classes))) - set(self.train.labels.tolist())
         if absent:

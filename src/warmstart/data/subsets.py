@@ -78,8 +78,9 @@ def stratified_split(
     """Cut 0 ... n-1 into parts with about the same mix of classes.
 
     Every class is cut on its own, at the rounded cumulative fractions; the last part takes what
-    is left, so that the parts hold every index exactly once. Groups stay whole, and the fractions
-    are met as well as that allows: see `_deal`.
+    is left, so that the parts hold every index exactly once. Classes of which a part would get
+    less than one image take turns, and leave one at least to the last part. Groups stay whole, and
+    the fractions are met as well as that allows: see `_deal`.
 
     Args:
         labels: int array of shape [n].
@@ -103,12 +104,28 @@ def stratified_split(
     if groups is not None:
         return _deal(labels, groups, [*fractions, 1 - sum(fractions)], seed=seed)
     parts: list[list[np.ndarray]] = [[] for _ in range(len(fractions) + 1)]
+    owed = np.zeros(len(fractions))  # to each part, by the small classes so far
     for index in range(int(labels.max()) + 1 if len(labels) else 0):
         order = _class_order(labels, index, seed=seed, name="split")
-        cuts = np.rint(np.cumsum(fractions) * len(order)).astype(int)
+        if len(order) * min(fractions, default=1) < 1:
+            owed += np.array(fractions) * len(order)
+            cuts = np.cumsum(_paid(owed, len(order) - 1))
+        else:
+            cuts = np.rint(np.cumsum(fractions) * len(order)).astype(int)
         for part, piece in zip(parts, np.split(order, cuts), strict=True):
             part.append(piece)
     return [np.sort(np.concatenate(part)) if part else np.arange(0) for part in parts]
+
+
+def _paid(owed: np.ndarray, most: int) -> list[int]:
+    """Return how many images each part gets of what it is owed, `most` in all; `owed` changes."""
+    paid: list[int] = []
+    for part, debt in enumerate(owed):
+        # Rounded first, so that the last bit of a sum decides nothing.
+        count = max(0, min(int(np.floor(np.round(debt, 9) + 0.5)), most - sum(paid)))
+        owed[part] -= count
+        paid.append(count)
+    return paid
 
 
 def equal_folds(

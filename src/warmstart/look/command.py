@@ -6,9 +6,12 @@ import contextlib
 import logging
 import re
 import shlex
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from warmstart.errors import ConfigError
 
 # Keys of a source that say which data it reads, the plainest first.
 _NAMING = ("root", "file", "name", "train_file", "images")
@@ -25,13 +28,15 @@ def look_command(
         out: The page; by default ``OUT/looks/DATA.html``.
 
     Raises:
-        ConfigError: The config is wrong, or the source can list no images.
+        ConfigError: The config is wrong, the source can list no images, or `out` cannot be written.
     """
     from warmstart.configs import compose
     from warmstart.look import page, terminal
     from warmstart.look.facts import facts, problems
     from warmstart.sight import view
 
+    if out is not None:
+        _check_place(out)
     config = compose(overrides, config_dirs=config_dirs)
     on_bad = config.data.get("on_bad")  # before it is taken for skip
     with _without_warnings():
@@ -45,6 +50,20 @@ def look_command(
     page.write(seen, found, sentences, title=title, command=command, path=path)
     print(f"page: {path}")
     return path
+
+
+def _check_place(path: Path) -> None:
+    """Refuse a page that could not be written once all images have been read."""
+    if path.is_dir():
+        raise ConfigError(f"--out is a folder, {path}; give a file, as {path / 'page.html'}")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(
+            f"--out is {path}, but nothing can be written in {folder} ({error.strerror}); "
+            "give another file"
+        ) from error
 
 
 def _names(config: Mapping[str, Any]) -> tuple[str, str]:

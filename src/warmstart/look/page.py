@@ -22,6 +22,7 @@ MOST_CLASSES = 24  # more are listed by their extremes first
 MOST_GROUPS = 12  # of equal images, and pairs that look alike
 _MOST_EQUAL = 6  # images of such a group
 _AUGMENTED, _PASSES, _BATCH, _MIXED, _MIXED_STEPS = 8, 6, 40, 8, 3
+_MOST_MODES = 6
 _BINS = 30
 _LOG_FROM = 8  # times the least side, the greatest is on a logarithmic axis
 
@@ -37,7 +38,9 @@ def write(
 ) -> None:
     """Write the page about the data of a run atomically to `path`; see `render`."""
     text = render(view, found, problems, title=title, command=command)
-    publish(path, lambda part: part.write_text(text, encoding="utf-8"))
+    # Names of files need not be UTF-8: Python has such bytes as surrogates, which are none either.
+    content = text.encode("utf-8", errors="backslashreplace")
+    publish(path, lambda part: part.write_bytes(content))
 
 
 def render(view: Sight, found: Facts, problems: Sequence[str], *, title: str, command: str) -> str:
@@ -75,6 +78,7 @@ def render(view: Sight, found: Facts, problems: Sequence[str], *, title: str, co
         pixelated=max(height, width) <= 64,
         sides=None if found.one_size else _sides(found),
         common=_common_sizes(found),
+        most_modes=_MOST_MODES,
         passes=_PASSES,
         **_images(view),
         **_twins(view, found),

@@ -51,7 +51,7 @@ def _damaged(found: Facts, console: Console) -> None:
     for name, reason in found.damaged[:_MOST_DAMAGED]:
         console.print(Text(f"  {name}: {reason}"))
     if len(found.damaged) > _MOST_DAMAGED:
-        console.print(Text(f"  {len(found.damaged) - _MOST_DAMAGED} more stand on the page"))
+        console.print(Text(f"  and {len(found.damaged) - _MOST_DAMAGED} more, on the page"))
 
 
 def _classes(found: Facts) -> Table:
@@ -109,7 +109,7 @@ def _imbalance(found: Facts) -> str:
 
 
 def _images(view: Sight, found: Facts) -> str:
-    modes = ", ".join(f"{count:,} {mode}" for mode, count in found.modes)
+    modes = ", ".join(f"{mode} ({count:,})" for mode, count in found.modes)
     if found.one_size:
         sizes = f"{found.widths[0]} x {found.heights[0]}"
     else:
@@ -118,7 +118,7 @@ def _images(view: Sight, found: Facts) -> str:
         )
         sizes = f"{least} to {most}, median {median}"
     streamed = "; read from their files in every pass" if view.dataset.streamed else ""
-    return f"{sizes} pixels (width x height); {modes}{streamed}"
+    return f"{sizes} pixels (width x height), stored as {modes}{streamed}"
 
 
 def _input(view: Sight) -> str:

@@ -176,7 +176,11 @@ def test_what_is_wrong_is_said(load, load_pair, form, images, labels, message):
         ({"images": GOOD, "labels": [0, 1, 0], "groups": [1, 2]}, "groups in .* has 2 entries"),
         (
             {"images": GOOD, "labels": [0, 1, 2], "classes": ["a", "b"]},
-            r"the label in row 2 of .* is 2, but data\.class_names has 2 names",
+            r"the label in row 2 of .* is 2, but the array 'classes' in .*data\.npz has 2 names",
+        ),
+        (
+            {"images": GOOD, "labels": ["cat", "dog", "Cat"], "split": ["train", "train", "val"]},
+            "'Cat' and 'cat' are two spellings of one class",
         ),
         (
             {"images": GOOD, "labels": [0, 1, 2], "split": ["train", "train", "val"]},
@@ -197,7 +201,7 @@ def test_what_an_archive_lacks_is_said(load, members, message):
 
 
 def test_too_few_class_names(load_pair):
-    with pytest.raises(ConfigError, match=r"the label in row 1 of .*labels\.npy is 1, but"):
+    with pytest.raises(ConfigError, match=r"row 1 of .*labels\.npy is 1, but data\.class_names h"):
         load_pair(GOOD, [0, 1, 0], class_names=["a"])
 
 
@@ -218,7 +222,7 @@ def test_missing_and_damaged_files(tmp_path, load):
     (tmp_path / "bad.npy").write_bytes((tmp_path / "one.npy").read_bytes()[:140])
     with pytest.raises(ConfigError, match=r"bad\.npy cannot be read as numpy arrays"):
         arrays(images=tmp_path / "bad.npy", labels=tmp_path / "one.npy", store=tmp_path)
-    with pytest.raises(ConfigError, match=r"cannot be read as numpy arrays .*directory"):
+    with pytest.raises(ConfigError, match=r"data\.labels is .*, which is a folder, but must"):
         arrays(images=tmp_path / "one.npy", labels=tmp_path, store=tmp_path)
 
 

@@ -100,6 +100,27 @@ def test_hidden_and_foreign_files_are_left_out(root, load):
     assert set(load().ids) == {*written, "a/99.PNG"}
 
 
+def test_images_of_kinds_that_are_not_read_are_counted(root, load, caplog):
+    written = write_folder(root, {"train/a": 2, "train/b": 2, "test/a": 1})
+    (root / "train" / "a" / "inner").mkdir()
+    for name in ("train/a/1.avif", "train/b/2.AVIF", "test/a/3.heic", "train/a/inner/4.cr2"):
+        (root / name).touch()
+    for name in ("train/a/notes.txt", "train/a/.5.avif", "train/a/labels.json"):
+        (root / name).touch()
+    assert set(load().ids) == set(written)
+    assert caplog.messages == [
+        "4 files of kinds that are not read are left out (.avif 2, .cr2 1, .heic 1): convert them "
+        "to PNG or JPEG"
+    ]
+
+
+def test_what_is_read_or_no_image_is_left_out_without_a_word(root, load, caplog):
+    write_folder(root, {"a": 2, "b": 2})
+    (root / "a" / "notes.txt").touch()
+    load()
+    assert not caplog.messages
+
+
 def test_links_are_followed_but_not_in_a_circle(root, load, tmp_path):
     written = write_folder(root, {"a": 2, "b": 2})
     write_folder(tmp_path, {"more": 1})
@@ -146,6 +167,13 @@ def test_an_archive_is_unpacked(root, load, tmp_path):
         assert np.array_equal(samples.reader.image(row), written[name])
 
 
+def test_an_archive_with_texts_beside_its_folders(root, load, tmp_path):
+    write_folder(root / "a" / "photos", {"cat": 2, "dog": 2})
+    (root / "README.md").touch()
+    shutil.make_archive(str(tmp_path / "photos"), "zip", root)
+    assert load(tmp_path / "photos.zip").classes == ("cat", "dog")
+
+
 def splits(*names, labels="ab"):
     return {f"{split}/{label}": 2 for split in names for label in labels}
 
@@ -178,6 +206,18 @@ def bare_split(root):
 
 def one_class(root):
     write_folder(root, {"cat": 3})
+
+
+def one_level_more(root):
+    write_folder(root, {"photos/v1/cat": 2, "photos/v1/dog": 2})
+
+
+def splits_one_level_below(root):
+    write_folder(root, {f"photos/{folder}": 2 for folder in splits("train", "test")})
+
+
+def one_class_with_folders(root):
+    write_folder(root, {"cat": 1, "cat/inner": 2})
 
 
 def empty_class(root):
@@ -241,11 +281,17 @@ def near(root):
         (flat_split, r"data/test holds 3 images with no label"),
         (bare_split, r"data/val holds no class folders; add them or remove it"),
         (one_class, r"one class only \(cat\); a comparison needs at least two"),
+        (one_class_with_folders, r"one class only \(cat\)"),
+        (
+            one_level_more,
+            r"only folder in .*data is 'photos', .*give data\.root=.*/photos/v1, ",
+        ),
+        (splits_one_level_below, r"give data\.root=.*data/photos, the place that has the class fo"),
         (empty_class, r"class folder .*eel holds no images \(.*a label with no image; add"),
         (empty_class_in_val, r"class folder .*val/b holds no images"),
         (extra, r"val has the class 'eel' that train lacks \(1 such\), .* val/eel/00\.png"),
         (spelled, r"'Cat' and 'cat ' are two spellings of one class"),
-        (spelled_in_val, r"val has the class 'Cat' that train lacks.*did you mean 'cat'\?"),
+        (spelled_in_val, "'Cat' and 'cat' are two spellings of one class"),
         (two_vals, "has both 'val' and 'valid'; keep one"),
         (no_train, "has val, test but no train folder|has test, val but no train folder"),
         (beside_train, "has the folder 'holdout', which looks like a split, .*called.*; rename"),

@@ -213,6 +213,12 @@ OTHER = ClassLabel(names=["cat", "dog"])
         ),
         (rows(labels=[0, 1, -1]), {}, r"the label in 00002 is -1, but labels count from 0"),
         (
+            {"train": rows(), "validation": rows(), "test": rows(labels=[-1])},
+            {},
+            r"all labels of test are -1, .*data\.splits=\{train: train, val: validation\}",
+        ),
+        ({"train": rows(labels=[-1])}, {}, "the label in train/00000 is -1, but labels count from"),
+        (
             {"train": rows(labels=[0]), "test": rows()},
             {},
             "test has the class 'cat' that train lac",

@@ -195,6 +195,11 @@ def test_without_a_root_absolute_paths_are_taken_as_they_are(load, images):
             "'Rose' and 'rose' are two spellings of one class",
         ),
         (
+            [["a/00.png cat", "b/00.png dog"], ["a/01.png CAT"]],
+            {},
+            "'CAT' and 'cat' are two spellings of one class",
+        ),
+        (
             [["a/00.png x", "b/00.png y"], ["a/01.png z"]],
             {},
             r"val has the class 'z' that train lacks \(1 such\), for example a/01\.png; add",
@@ -211,6 +216,7 @@ def test_without_a_root_absolute_paths_are_taken_as_they_are(load, images):
             {"root": "/nowhere/images"},
             r"data\.root .* '/' has no 'nowhere'; give",
         ),
+        ([["a/00.png x"]], {"class_names": 5}, r"data\.class_names is 5, but must be a file with"),
         ([["a/00.png x"]], {"class_names": "/nothing.txt"}, r"data\.class_names .*'nothing\.txt'"),
         ([["a/00.png x", f"{'b' * 300}.png y"]], {}, "1 of 2 listed images do not exist"),
         ([["a/00.png x"]], {"root": f"/{'b' * 300}"}, "data.root is '/bbb.*', but '/' has no 'bbb"),
@@ -236,8 +242,18 @@ def test_a_list_must_be_text(load, tmp_path):
     (tmp_path / "bad.txt").write_bytes(b"a/\xff.png 1")
     with pytest.raises(ConfigError, match=r"train_file is .*bad\.txt', which cannot be read as te"):
         load(train_file=tmp_path / "bad.txt")
-    with pytest.raises(ConfigError, match=r"cannot be read as text in UTF-8 \(.*s a directory"):
+    with pytest.raises(ConfigError, match=r"train_file is .*, which is a folder, but must be a te"):
         load(train_file=tmp_path)
+
+
+def test_a_list_that_may_not_be_read(load, tmp_path, monkeypatch):
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "list.txt").write_text("a/00.png x")
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ConfigError, match=r"which cannot be read \(Permission denied\); allow"):
+        load(train_file=tmp_path / "list.txt")
 
 
 WORDS = st.text(string.ascii_letters + string.digits + "_-äß", min_size=1)

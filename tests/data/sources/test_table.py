@@ -77,6 +77,20 @@ def test_a_column_called_split_need_not_be_there(write):
     assert samples.groups is None
 
 
+@pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
+@pytest.mark.parametrize("header", ["Split", " split ", "SPLIT"])
+def test_split_is_known_in_other_spellings(write, name, header):
+    cells = [["path", "label", header], *(row[:3] for row in CELLS[1:])]
+    assert table(file=write(cells, name)).splits == ("train", "train", "val", "test")
+    assert table(file=write(cells, name), split_column=None).splits == (OPEN,) * 4
+
+
+def test_a_column_of_labels_is_no_split(write):
+    cells = [["path", "Split"], *(row[:2] for row in CELLS[1:])]
+    samples = table(file=write(cells), label_column="Split")
+    assert samples.splits == (OPEN,) * 4
+
+
 def test_splits_are_left_alone(write):
     assert table(file=write(CELLS), split_column=None).splits == (OPEN,) * 4
 
@@ -123,6 +137,13 @@ def test_quotes_empty_rows_and_spaces(images):
             r"data\.path_column is 'fille', but must be one of file, label; did you mean 'file'",
         ),
         ([["path", "lab"], ["a", "x"]], {}, r"data\.label_column is 'label', but must be one of"),
+        (
+            [["path", "label", "Split", "SPLIT"], ["a/00.png", "x", "train", "test"]],
+            {},
+            r"data\.split_column is 'split', which the columns 'SPLIT' and 'Split' could be; give",
+        ),
+        (CELLS, {"path_column": None}, r"data\.path_column is null, but must .*: path, label, spl"),
+        (CELLS, {"label_column": None}, r"data\.label_column is null, but must be the name of a c"),
         (CELLS, {"split_column": "sp"}, r"data\.split_column is 'sp', but must be one of"),
         (CELLS, {"group_column": "patent"}, r"data\.group_column .*did you mean 'patient'"),
         (
@@ -183,6 +204,8 @@ def test_a_file_that_is_no_table(tmp_path, images):
     (tmp_path / "table.csv").touch()
     with pytest.raises(ConfigError, match=r"has no 'tabel\.csv'; did you mean 'table\.csv'"):
         table(file=tmp_path / "tabel.csv")
+    with pytest.raises(ConfigError, match=r"data\.file is .*, which is a folder, but must be a ta"):
+        table(file=images)
     with pytest.raises(ConfigError, match=r"must end in one of \.csv, \.tsv, \.tab, \.parquet"):
         table(file=images / "a" / "00.png")
     (tmp_path / "table.parquet").write_bytes(b"PAR1 and no more")

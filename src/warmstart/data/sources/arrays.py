@@ -15,13 +15,8 @@ import numpy as np
 
 from warmstart.data.readers import Arrays, stamp
 from warmstart.data.samples import OPEN, SPLITS, Samples
-from warmstart.data.sources.listing import (
-    SPLIT_NAMES,
-    check_exists,
-    check_trained,
-    class_labels,
-    read_class_names,
-)
+from warmstart.data.sources.files import check_file, read_class_names
+from warmstart.data.sources.listing import SPLIT_NAMES, check_trained, class_labels
 from warmstart.errors import ConfigError, choose
 from warmstart.store import opened
 
@@ -75,7 +70,7 @@ def arrays(
 
 def _path(key: str, given: str | Path) -> Path:
     path = Path(given).expanduser()
-    check_exists(key, path, "an array")
+    check_file(key, path, "a file of arrays")
     return path
 
 
@@ -123,8 +118,13 @@ def _from_npz(file: Path, names: Sequence[str] | None, *, store: Path) -> Sample
         labels = [word for prefix in counts for word in words(f"{prefix}labels", counts[prefix])]
         simple = set(_SIMPLE) & members if OPEN in parts else set()
         extra = {name: words(name, len(labels) if _SIMPLE[name] else None) for name in simple}
-    names = names or extra.get("classes")
-    classes, numbers = class_labels(labels, names, place=lambda row: f"row {row} of {file}")
+    named = "data.class_names" if names else f"the array 'classes' in {file}"
+    classes, numbers = class_labels(
+        labels,
+        names or extra.get("classes"),
+        place=lambda row: f"row {row} of {file}",
+        named=named,
+    )
     splits, ids = _places(parts, counts)
     if "split" in extra:
         splits = _splits(extra["split"], file)

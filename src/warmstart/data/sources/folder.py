@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from warmstart.data.archives import unpacked
+from warmstart.data.archives import innermost, unpacked
 from warmstart.data.decode import EXTENSIONS
 from warmstart.data.readers import ImageFiles
 from warmstart.data.samples import OPEN, Samples
-from warmstart.data.sources.listing import SPLIT_NAMES, check_exists, check_trained
+from warmstart.data.sources.files import check_exists, is_visible
+from warmstart.data.sources.listing import SPLIT_NAMES, check_trained
 from warmstart.errors import ConfigError
 
 # "Training", "test_set", "val2017", but no class such as "trainers", "valve" or "test strip".
 _LIKE_A_SPLIT = re.compile(r"(train|val|valid|test)(ing|ation)?([_\-.\d].*)?")
 _ACCEPTED = f"accepted are {', '.join(EXTENSIONS)}"
+_KINDS = (
+    ".arw .avif .cr2 .cr3 .dcm .dng .exr .heic .heif .j2k .jfif .jp2 .jpe .jxl .nef .orf .pbm .pnm "
+    ".psd .raf .raw .rw2 .svg .tga"
+)
+_NOT_READ = tuple(kind for kind in _KINDS.split() if kind not in EXTENSIONS)
+_log = logging.getLogger(__name__)
 
 
 def image_folder(*, root: str | Path, store: Path) -> Samples:
     """Return the images in ``root/{train,val,test}/CLASS/*`` or ``root/CLASS/*``.
 
     `valid` and `validation` are taken for `val`, in upper case too. Folders inside a class belong
-    to the class. Hidden files and files with other extensions than those of images are left out.
+    to the class. Hidden files and files with other extensions than those of images are left out;
+    a warning counts images of kinds that are not read.
 
     Args:
         root: The folder, or an archive of it: a file or an address (see `archives.unpacked`).
@@ -41,16 +51,23 @@ def image_folder(*, root: str | Path, store: Path) -> Samples:
     if "://" not in str(root):
         check_exists("data.root", Path(root).expanduser(), "a folder or an archive of images")
     folder = unpacked(root, store=store)
+    others: Counter[str] = Counter()
     try:
         found = {
             (split, name): files
             for split, place in _split_folders(folder).items()
-            for name, files in _class_files(place, folder).items()
+            for name, files in _class_files(place, folder, others).items()
         }
     except OSError as error:
         raise ConfigError(
             f"{error.filename} cannot be read ({error.strerror}); allow it or remove it"
         ) from error
+    if others:
+        _log.warning(
+            "%d files of kinds that are not read are left out (%s): convert them to PNG or JPEG",
+            others.total(),
+            ", ".join(f"{kind} {count}" for kind, count in sorted(others.items())),
+        )
     classes = tuple(sorted({name for _, name in found}))
     counts = [len(files) for files in found.values()]
     labels = np.repeat([classes.index(name) for _, name in found], counts).astype(np.int64)
@@ -76,6 +93,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
             splits[split] = folder
     _check_names(root, inner, splits)
     if not splits:
+        _check_depth(root, inner)
         _check_order(root, inner)
         return {OPEN: root}
     if "train" not in splits:
@@ -109,9 +127,22 @@ def _check_order(root: Path, inner: dict[Path, set[str]]) -> None:
             )
 
 
-def _class_files(folder: Path, root: Path) -> dict[str, list[str]]:
-    """Return the sorted image files of each class folder, relative to `root`."""
-    found = {inner.name: _images_in(inner, root) for inner in _subfolders(folder)}
+def _check_depth(root: Path, inner: dict[Path, set[str]]) -> None:
+    """Raise if all classes lie in one folder, which would be read as the only class."""
+    place = innermost(root)
+    if place != root and not _files_in(next(iter(inner))):
+        raise ConfigError(
+            f"the only folder in {root} is {next(iter(inner)).name!r}, which holds folders and no "
+            f"images; give data.root={place}, the place that has the class folders"
+        )
+
+
+def _class_files(folder: Path, root: Path, others: Counter[str]) -> dict[str, list[str]]:
+    """Return the sorted image files of each class folder, relative to `root`.
+
+    Images of other kinds are counted in `others`.
+    """
+    found = {inner.name: _images_in(inner, root, others) for inner in _subfolders(folder)}
     _check_labelled(folder, _files_in(folder))
     if not any(found.values()):
         raise ConfigError(f"{folder} holds no images in class folders ({_ACCEPTED}); add some")
@@ -133,33 +164,29 @@ def _check_labelled(folder: Path, loose: Sequence[str]) -> None:
 
 
 def _files_in(folder: Path) -> list[str]:
-    return _images(path.name for path in folder.iterdir() if not path.is_dir())
+    return sorted(_of(EXTENSIONS, (path.name for path in folder.iterdir() if not path.is_dir())))
 
 
-def _images_in(folder: Path, root: Path) -> list[str]:
+def _images_in(folder: Path, root: Path, others: Counter[str]) -> list[str]:
     """Return the sorted images at any depth below `folder`, relative to `root`."""
     files: list[str] = []
     for place, inner, names in os.walk(folder, onerror=_raise, followlinks=True):
         here = Path(place)
-        inner[:] = [name for name in inner if _counts(name) and not _leads_back(here / name)]
+        inner[:] = [name for name in inner if is_visible(name) and not _leads_back(here / name)]
         prefix = here.relative_to(root).as_posix()
-        files += [f"{prefix}/{name}" for name in _images(names)]
+        files += [f"{prefix}/{name}" for name in _of(EXTENSIONS, names)]
+        others.update(Path(name).suffix.lower() for name in _of(_NOT_READ, names))
     return sorted(files)
 
 
-def _images(names: Iterable[str]) -> list[str]:
-    return sorted(name for name in names if name.lower().endswith(EXTENSIONS) and _counts(name))
+def _of(kinds: tuple[str, ...], names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.lower().endswith(kinds) and is_visible(name)]
 
 
 def _subfolders(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if _counts(entry.name) and entry.is_dir()]
+        names = [entry.name for entry in entries if is_visible(entry.name) and entry.is_dir()]
     return [folder / name for name in sorted(names)]
-
-
-def _counts(name: str) -> bool:
-    """Return whether a file or folder is no hidden one, nor what macOS adds to archives."""
-    return name[0] != "." and name != "__MACOSX"
 
 
 def _raise(error: OSError) -> None:

@@ -14,12 +14,8 @@ import numpy as np
 
 from warmstart.data.readers import stamp
 from warmstart.data.samples import OPEN, SPLITS, Header, Samples
-from warmstart.data.sources.listing import (
-    SPLIT_NAMES,
-    check_exists,
-    check_trained,
-    class_labels,
-)
+from warmstart.data.sources.files import check_exists
+from warmstart.data.sources.listing import SPLIT_NAMES, check_trained, class_labels
 from warmstart.errors import ConfigError, choose
 
 if TYPE_CHECKING:
@@ -64,14 +60,16 @@ def huggingface(
         ConfigError: The data set cannot be loaded, a column or split is missing or has another
             content, or an image has no label.
     """
-    found = _parts(_loaded(name, config, revision), splits)
+    loaded = _loaded(str(name), config, revision)
+    theirs = _split_names(loaded, splits)
+    found = {split: loaded[own] for split, own in theirs.items()} or {OPEN: loaded}
     parts = {split: part.with_format(None) for split, part in found.items()}
     features = next(iter(parts.values())).features
     image = _image_column(features, image_column)
     label = _label_column(features, label_column)
     if group_column is not None and group_column not in features:
         raise choose("data.group_column", group_column, features)
-    classes, labels = _labels(parts, label)
+    classes, labels = _labels(parts, label, theirs)
     groups = tuple(_values(parts, group_column, "group")) if group_column else None
     given = tuple(split for split, part in parts.items() for _ in range(len(part)))
     ids = tuple(_ids(parts))
@@ -112,14 +110,14 @@ def _loaded(name: str, config: str | None, revision: str | None) -> Table:
         ) from error
 
 
-def _parts(loaded: Table, splits: Mapping[str, str] | None) -> dict[str, Table]:
-    """Return the tables by our names of the splits, `OPEN` for one table without a split."""
+def _split_names(loaded: Table, splits: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the data set's names of the splits by ours; none for one table without a split."""
     if not hasattr(loaded, "items"):
         if splits is not None:
             raise ConfigError(
                 f"data.splits is {dict(splits)}, but the data have no splits; leave it at null"
             )
-        return {OPEN: loaded}
+        return {}
     if splits is None:
         unknown = [name for name in loaded if name.lower() not in SPLIT_NAMES]
         splits = {SPLIT_NAMES[name.lower()]: name for name in loaded if name not in unknown}
@@ -135,7 +133,7 @@ def _parts(loaded: Table, splits: Mapping[str, str] | None) -> dict[str, Table]:
             raise choose(f"data.splits.{split}", theirs, loaded)
     if not splits or len(set(splits.values())) < len(splits):
         raise ConfigError(f"data.splits is {dict(splits)}, but must name each split once")
-    return {split: loaded[splits[split]] for split in SPLITS if split in splits}
+    return {split: splits[split] for split in SPLITS if split in splits}
 
 
 def _image_column(features: Mapping[str, Any], given: str | None) -> str:
@@ -170,7 +168,9 @@ def _label_column(features: Mapping[str, Any], given: str | None) -> str:
     return given
 
 
-def _labels(parts: Mapping[str, Table], column: str) -> tuple[tuple[str, ...], np.ndarray]:
+def _labels(
+    parts: Mapping[str, Table], column: str, theirs: Mapping[str, str]
+) -> tuple[tuple[str, ...], np.ndarray]:
     """Return class names, and all labels as int64 [n]."""
     names = {split: getattr(part.features[column], "names", None) for split, part in parts.items()}
     first = next(iter(names))
@@ -180,9 +180,21 @@ def _labels(parts: Mapping[str, Table], column: str) -> tuple[tuple[str, ...], n
                 f"the classes of {split} are not those of {first}; choose with data.splits which "
                 "splits are taken"
             )
-    words = list(_values(parts, column, "label"))
+    words = {split: list(_values({split: part}, column, "label")) for split, part in parts.items()}
+    without = [split for split, own in words.items() if set(own) == {"-1"}]
+    if 0 < len(without) < len(words):
+        rest = ", ".join(f"{split}: {theirs[split]}" for split in words if split not in without)
+        raise ConfigError(
+            f"all labels of {' and '.join(theirs[split] for split in without)} are -1, which is no "
+            f"class; leave its images out with data.splits={{{rest}}}"
+        )
     ids = list(_ids(parts))
-    return class_labels(words, names[first], place=lambda row: ids[row])
+    return class_labels(
+        [word for own in words.values() for word in own],
+        names[first],
+        place=lambda row: ids[row],
+        named=f"the column {column!r}",
+    )
 
 
 def _values(parts: Mapping[str, Table], column: str, what: str) -> Iterator[str]:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from warmstart.data.readers import ImageFiles
-from warmstart.data.samples import OPEN, Samples
+from warmstart.data.samples import OPEN, Samples, check_classes
+from warmstart.data.sources.files import check_exists, exists
 from warmstart.errors import ConfigError, choose, nearest
 
 SPLIT_NAMES = {
@@ -108,7 +109,7 @@ def located(
     folder = beside if root is None else Path(root).expanduser()
     check_exists("data.root", folder, "the folder of the images")
     if strip is not None:
-        prefix = _plain(strip)
+        prefix = _plain(str(strip))
         for path, given in zip(plain, paths, strict=True):
             if not path.startswith(prefix.rstrip("/") + "/"):
                 raise ConfigError(
@@ -125,7 +126,11 @@ def located(
 
 
 def class_labels(
-    labels: Sequence[str], class_names: Sequence[str] | None, *, place: Callable[[int], str]
+    labels: Sequence[str],
+    class_names: Sequence[str] | None,
+    *,
+    place: Callable[[int], str],
+    named: str = "data.class_names",
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the classes and the index of each label's class.
 
@@ -136,6 +141,7 @@ def class_labels(
         labels: A number or a name per image.
         class_names: Of class 0, 1, ..., or None.
         place: From an image's row to the words that say where its label stands.
+        named: Where `class_names` stand, in words.
 
     Returns:
         Class names, and int64 of shape [n].
@@ -166,8 +172,8 @@ def class_labels(
             if not numbers:
                 raise choose(where(label), label, classes)
             raise ConfigError(
-                f"{where(label)} is {label}, but data.class_names has {len(classes)} names, for "
-                f"the labels 0 ... {len(classes) - 1}; name every class, or give null"
+                f"{where(label)} is {label}, but {named} has {len(classes)} names, for the labels "
+                f"0 ... {len(classes) - 1}; name every class"
             )
     return classes, np.array([of[label] for label in labels], np.int64)
 
@@ -175,7 +181,8 @@ def class_labels(
 def check_trained(
     classes: Sequence[str], labels: np.ndarray, splits: Sequence[str], ids: Sequence[str]
 ) -> None:
-    """Raise if val or test have a class of which no image trains."""
+    """Raise if val or test have a class of which no image trains, or the classes are unusable."""
+    check_classes(classes)  # before a second spelling seems to be a class that train lacks
     held = np.isin(splits, ("val", "test"))
     extra = sorted(set(labels[held].tolist()) - set(labels[~held].tolist()))
     if extra and not held.all():
@@ -186,57 +193,6 @@ def check_trained(
             f"such), for example {ids[row]}; add training images of it or remove it"
             f"{nearest(classes[extra[0]], trained)}"
         )
-
-
-def check_exists(key: str, path: Path, what: str) -> None:
-    """Raise unless `path` exists; name the first missing part and what is like it."""
-    if _exists(path):
-        return
-    missing = path
-    while not _exists(missing.parent):
-        missing = missing.parent
-    if not missing.parent.is_dir():
-        raise ConfigError(
-            f"{key} is {str(path)!r}, but {str(missing.parent)!r} is a file and holds none; give "
-            f"the path of {what}"
-        )
-    siblings = [beside.name for beside in missing.parent.iterdir()]
-    raise ConfigError(
-        f"{key} is {str(path)!r}, but {str(missing.parent)!r} has no {missing.name!r}"
-        f"{nearest(missing.name, siblings) or f'; give the path of {what}'}"
-    )
-
-
-def read_text(key: str, path: str | Path) -> str:
-    """Return the content of a text file in UTF-8, whose lines end with a line feed.
-
-    Raises:
-        ConfigError: There is no such file, or it is no text.
-    """
-    file = Path(path).expanduser()
-    check_exists(key, file, "a text file")
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{key} is {str(path)!r}, which cannot be read as text in UTF-8 ({error}); save it so"
-        ) from error
-
-
-def read_lines(key: str, path: str | Path) -> list[str]:
-    """Return the lines of a text file, without white space at their ends: see `read_text`."""
-    # Not str.splitlines, which also breaks at characters that a path may hold.
-    return [line.strip() for line in read_text(key, path).split("\n")]
-
-
-def read_class_names(given: str | Path | Sequence[str] | None) -> tuple[str, ...] | None:
-    """Return the class names that a config lists, or that a file has line by line."""
-    if given is None or not isinstance(given, str | Path):
-        return None if given is None else tuple(map(str, given))
-    lines = read_lines("data.class_names", given)
-    while lines and not lines[-1]:
-        lines.pop()
-    return tuple(lines)
 
 
 def _check_once(entries: Sequence[Entry], files: Sequence[str]) -> None:
@@ -287,11 +243,4 @@ def _any_in(folder: Path, files: Sequence[str]) -> bool:
 
 
 def _is_file(path: Path) -> bool:
-    return _exists(path) and path.is_file()
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # the name is too long
-        return False
+    return exists(path) and path.is_file()

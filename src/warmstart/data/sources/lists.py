@@ -7,7 +7,8 @@ from pathlib import Path
 
 from warmstart.data.decode import EXTENSIONS
 from warmstart.data.samples import Samples
-from warmstart.data.sources.listing import Entry, read_class_names, read_lines, samples_of
+from warmstart.data.sources.files import read_class_names, read_lines
+from warmstart.data.sources.listing import Entry, samples_of
 from warmstart.errors import ConfigError
 
 
@@ -79,7 +80,7 @@ def parse(line: str, separator: str | None) -> tuple[str, str] | None:
 
 def _cut(line: str, separator: str | None) -> tuple[str, str, str]:
     if separator is not None:
-        return line.rpartition(separator)
+        return line.rpartition(str(separator))
     words = line.rsplit(maxsplit=1)
     return (words[0], " ", words[1]) if len(words) == 2 else ("", "", line)
 

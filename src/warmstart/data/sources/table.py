@@ -8,14 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from warmstart.data.samples import OPEN, Samples
-from warmstart.data.sources.listing import (
-    SPLIT_NAMES,
-    Entry,
-    check_exists,
-    read_class_names,
-    read_text,
-    samples_of,
-)
+from warmstart.data.sources.files import check_file, read_class_names, read_text
+from warmstart.data.sources.listing import SPLIT_NAMES, Entry, samples_of
 from warmstart.errors import ConfigError, choose
 
 _DELIMITERS = {".csv": ",;\t", ".tsv": "\t", ".tab": "\t"}
@@ -58,7 +52,7 @@ def table(
         path_column: Column of the images' paths.
         label_column: Column of their labels.
         split_column: Column with ``train``, ``val`` (or ``valid``, ``validation``) or ``test``.
-            ``split`` need not be there.
+            ``split`` need not be there, and may be spelled ``Split``.
         group_column: Column of what must stay together, for example a patient.
         class_names: Of class 0, 1, ...: a file with a name per line, or the names.
 
@@ -70,7 +64,7 @@ def table(
             or listed twice, or a split is unknown.
     """
     path = Path(file).expanduser()
-    check_exists("data.file", path, "a table")
+    check_file("data.file", path, "a table")
     kind = path.suffix.lower()
     if kind not in (*_DELIMITERS, *_PARQUET):
         allowed = ", ".join((*_DELIMITERS, *_PARQUET))
@@ -164,11 +158,18 @@ def _taken(columns: Columns, header: Sequence[str]) -> dict[str, int]:
     """Return the place of each wanted column.
 
     Raises:
-        ConfigError: A column is not there, or there twice.
+        ConfigError: A column is not there, there twice, or needed but null.
     """
     taken = {}
-    for key, name in columns.items():
-        if name is None or (key == "split_column" and name == _SPLIT and name not in header):
+    for key, given in columns.items():
+        name = given
+        if key == "split_column" and given == _SPLIT and given not in header:
+            name = _split_spelled(set(header) - set(columns.values()))
+        if name is None and key in ("path_column", "label_column"):
+            raise ConfigError(
+                f"data.{key} is null, but must be the name of a column: {', '.join(header)}"
+            )
+        if name is None:
             continue
         if name not in header:
             raise choose(f"data.{key}", name, header)
@@ -176,6 +177,17 @@ def _taken(columns: Columns, header: Sequence[str]) -> dict[str, int]:
             raise ConfigError(f"data.{key} is {name!r}, but two columns are called so; rename one")
         taken[key] = header.index(name)
     return taken
+
+
+def _split_spelled(names: set[str]) -> str | None:
+    """Return the name that is ``split`` but for case and spaces around it, if there is one."""
+    found = sorted(name for name in names if name.strip().casefold() == _SPLIT)
+    if len(found) > 1:
+        raise ConfigError(
+            f"data.split_column is {_SPLIT!r}, which the columns {' and '.join(map(repr, found))} "
+            "could be; give the name of one of them, or null"
+        )
+    return found[0] if found else None
 
 
 def _entry(place: str, cells: Mapping[str, str]) -> Entry:
