@@ -117,7 +117,8 @@ def test_stopped_by_a_signal(number: signal.Signals, tmp_path: Path) -> None:
     process.join()
     assert process.exitcode == 130
     assert killed.log.read_text().endswith(
-        "\nwarmstart: stopped; the same command goes on (from the last checkpoint, where there is one)\n"
+        "\nwarmstart: stopped; the same command goes on "
+        "(from the last checkpoint, where there is one)\n"
     )
     assert "Traceback" not in killed.log.read_text()
     assert killed.newest() >= 12

@@ -26,7 +26,9 @@ T = TypeVar("T")
 VERSION = 2
 """Raise when the same file would give other pixels."""
 
-EXTENSIONS = tuple(".bmp .gif .jfif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split())
+EXTENSIONS = (
+    *(".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _GRAY_MODES = {"1", "L", "LA", "La", "I"}
