@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -79,3 +79,15 @@ def make_split() -> Callable[..., Split]:
         return Split.of(pixels, np.arange(count) % classes, ids)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Return Chromium's driver; without Chromium the test is skipped, but not under CI."""
+    from browsers import CHROMIUM, DRIVER, start
+
+    if not (CHROMIUM.exists() and DRIVER.exists()):
+        message = f"needs {CHROMIUM} and {DRIVER} (apt-get install chromium chromium-driver)"
+        missing = pytest.fail if os.environ.get("CI") else pytest.skip
+        missing(message)
+    yield from start(tmp_path_factory.mktemp("profile"))

@@ -53,8 +53,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with ``out``, ``configs`` and ``images`` that the tests here share."""
     root = tmp_path_factory.mktemp("conf")
     write_configs(root / "configs")
-    counts = {f"{split}/{name}": 2 for split in ("train", "val", "test") for name in "ab"}
-    write_folder(root / "images", counts, shape=(16, 16, 3))
+    counts = {"train": 20, "val": 2, "test": 2}
+    folders = {f"{split}/{name}": count for split, count in counts.items() for name in "ab"}
+    write_folder(root / "images", folders, shape=(16, 16, 3))
     return root
 
 

@@ -1,29 +1,15 @@
 """The report in real headless Chromium: it draws, asks for nothing, and executes no name."""
 
 import json
-import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from records import digits_values, write_comparison
 
+from browsers import count, opened
 from warmstart.results.loading import load
 from warmstart.results.page import render, write
 
-CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1200,1000",
-)
 # Each would set window.hacked, or draw an element, if it were ever taken for markup.
 HOSTILE = (
     "<img src=x onerror=hacked=1>",
@@ -37,50 +23,6 @@ Plotly.Fx.unhover(id);
 wait(() => { Plotly.Fx.hover(id, [{curveNumber: curve, pointNumber: 0}]); wait(done); });
 """
 BASE = [0.80, 0.82, 0.78, 0.81, 0.79]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory) -> Iterator:
-    if not (CHROMIUM.exists() and DRIVER.exists()):
-        message = f"needs {CHROMIUM} and {DRIVER} (apt-get install chromium chromium-driver)"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    profile = tmp_path_factory.mktemp("profile")
-    for flag in (*FLAGS, f"--user-data-dir={profile}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(str(DRIVER)))
-    yield driver
-    driver.quit()
-
-
-def opened(browser, path: Path) -> tuple[list[str], list[str]]:
-    """Open a page; return what the console says and every address that was requested."""
-    for kind in ("browser", "performance"):
-        browser.get_log(kind)
-    browser.get(path.as_uri())
-    # Anything that starts late (an image that fails, a request of a script) has its turn.
-    browser.execute_async_script("setTimeout(arguments[0], 500)")
-    console = [f"{entry['level']}: {entry['message']}" for entry in browser.get_log("browser")]
-    events = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
-    requested = [
-        event["params"]["request"]["url"]
-        for event in events
-        if event["method"] == "Network.requestWillBeSent"
-    ]
-    listed = browser.execute_script(
-        "return performance.getEntriesByType('resource').map(entry => entry.name)"
-    )
-    return console, requested + listed
-
-
-def count(browser, selector: str) -> int:
-    return browser.execute_script("return document.querySelectorAll(arguments[0]).length", selector)
 
 
 @pytest.mark.slow

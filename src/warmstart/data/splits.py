@@ -150,7 +150,7 @@ def warnings(
     if conflicts:
         rows = sum(map(len, conflicts))
         found.append(
-            f"{rows} images have an equal one with another label ({len(conflicts)} sets of equal "
-            "images): some of these labels are wrong"
+            f"{rows} images have an equal one with another label ({len(conflicts)} "
+            f"set{'' if len(conflicts) == 1 else 's'} of equal images): some of these labels are wrong"
         )
     return tuple(found)
