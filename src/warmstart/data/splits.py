@@ -148,9 +148,9 @@ def warnings(
                     f"example {shared[0]!r}: results on {second} are better than on new groups"
                 )
     if conflicts:
-        rows = sum(map(len, conflicts))
+        sets = "1 set" if len(conflicts) == 1 else f"{len(conflicts)} sets"
         found.append(
-            f"{rows} images have an equal one with another label ({len(conflicts)} "
-            f"set{'' if len(conflicts) == 1 else 's'} of equal images): some of these labels are wrong"
+            f"{sum(map(len, conflicts))} images have an equal one with another label ({sets} of "
+            "equal images): some of these labels are wrong"
         )
     return tuple(found)
