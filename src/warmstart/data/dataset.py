@@ -6,22 +6,19 @@ import dataclasses
 import functools
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
-from warmstart.data import duplicates, splits
+from warmstart.data import duplicates, findings, splits
 from warmstart.data.images import Images, Originals, Pictures, Split, Vault
-from warmstart.data.index import Headers, Index, common_channels, read_headers
+from warmstart.data.index import Index, common_channels, read_headers
 from warmstart.data.pool import Pool, Streamed, StreamedPictures
 from warmstart.data.preparation import Preparation
-from warmstart.data.samples import SPLITS, Samples
+from warmstart.data.samples import Samples
 from warmstart.errors import ConfigError
 
 _GIB = 2**30
-_NAMED = 5  # damaged images in a message
 
 _log = logging.getLogger(__name__)
 
@@ -98,19 +95,11 @@ def assemble(
         ConfigError: Images are damaged and ``on_bad`` is ``error``, sizes differ and none is
             given, a split is empty, ...
     """
-    headers = read_headers(samples, store=store)
-    if not headers.good.any():
-        raise ConfigError(_damaged(headers.bad, samples.ids))
-    _check_shrink(preparation, headers)
-    channels = common_channels(headers, samples.ids)
-    limit = int(cache_gib * _GIB)
-    pool = Pool(
-        samples, headers, channels=channels, shrink=preparation.shrink, store=store, limit=limit
-    )
+    pool = _pool(samples, preparation, store=store, limit=int(cache_gib * _GIB))
     size = preparation.size or size or (fallback if len(pool.sizes) > 1 else None)
     index, pictures, whole = _forms(pool, size, originals=originals)
     if index.bad and preparation.on_bad == "error":
-        raise ConfigError(_damaged(index.bad, samples.ids))
+        raise ConfigError(findings.damaged(index.bad, samples.ids))
     usable = np.ones(len(samples), bool)
     usable[list(index.bad)] = False
     groups = splits.groups_of(samples.ids, samples.groups, preparation.group_pattern)
@@ -118,15 +107,11 @@ def assemble(
         samples.labels, samples.splits, groups=groups, usable=usable, preparation=preparation
     )
     exact = duplicates.exact(index.digests, np.flatnonzero(usable))
-    if preparation.near_duplicates == "drop" and not index.hashed.any():
-        raise ConfigError(
-            "data.near_duplicates=drop has no effect: no image has 32 pixels on its shorter side "
-            "and anything on it; leave it at list"
-        )
+    findings.check_near(preparation, index)
     near = duplicates.near(index.hashes, index.hashed, cut, exact=exact)
     parts, dropped = duplicates.resolve(cut, exact, near, preparation)
 
-    _check_trained(samples, cut, parts)
+    findings.check_trained(samples, cut, parts)
 
     def split(name: str) -> Split:
         rows = parts[name]
@@ -143,10 +128,21 @@ def assemble(
         conflicts=duplicates.conflicts(exact, samples.labels),
     )
     if preparation.duplicates == "keep":
-        warnings = (*warnings, *_kept(cut, exact))
-    for sentence in (*warnings, *_left_out(samples, index, near, dropped, preparation)):
+        warnings = (*warnings, *findings.kept(cut, exact))
+    for sentence in (*warnings, *findings.left_out(samples, index, near, dropped, preparation)):
         _log.warning(sentence)
     return Dataset(samples, index, images, cut, exact, near, dropped, warnings, streamed)
+
+
+def _pool(samples: Samples, preparation: Preparation, *, store: Path, limit: int) -> Pool:
+    """Return what decodes the images, whose headers have been read."""
+    headers = read_headers(samples, store=store)
+    if not headers.good.any():
+        raise ConfigError(findings.damaged(headers.bad, samples.ids))
+    findings.check_shrink(preparation, headers)
+    channels = common_channels(headers, samples.ids)
+    shrink = preparation.shrink
+    return Pool(samples, headers, channels=channels, shrink=shrink, store=store, limit=limit)
 
 
 def _forms(
@@ -200,80 +196,3 @@ def _say_streamed(pool: Pool, need: int) -> None:
 
 def _size(count: int) -> str:
     return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / 2**20:,.1f} MiB"
-
-
-def _damaged(bad: Mapping[int, str], ids: Sequence[str]) -> str:
-    named = [f"{ids[row]} ({reason})" for row, reason in list(bad.items())[:_NAMED]]
-    more = [f"and {len(bad) - _NAMED} more"] if len(bad) > _NAMED else []
-    return (
-        f"{len(bad)} of {len(ids)} images cannot be read: {'; '.join([*named, *more])}; replace or "
-        "remove them, or leave them out with data.on_bad=skip (warmstart look lists them all)"
-    )
-
-
-def _check_trained(
-    samples: Samples, cut: Mapping[str, np.ndarray], parts: Mapping[str, np.ndarray]
-) -> None:
-    """Raise for a class that trains on nothing, and say who took its images."""
-    for label, name in enumerate(samples.classes):
-        members = {split: (samples.labels[rows] == label).any() for split, rows in cut.items()}
-        if members["train"] and not (samples.labels[parts["train"]] == label).any():
-            raise ConfigError(
-                f"all training images of the class {name!r} are in val or test too, and are left "
-                "out; remove them there, or keep both with data.duplicates=keep"
-            )
-        if any(members.values()) and not members["train"]:
-            raise ConfigError(
-                f"all images of the class {name!r} lie in val or test, none in train; move some, "
-                "or cut again with another data.split_seed or data.group_pattern"
-            )
-
-
-def _check_shrink(preparation: Preparation, headers: Headers) -> None:
-    largest = int(np.minimum(headers.heights, headers.widths).max())
-    if preparation.shrink is not None and largest <= preparation.shrink:
-        raise ConfigError(
-            f"data.shrink is {preparation.shrink}, but no image has more pixels on its shorter "
-            f"side (at most {largest}); leave it at null"
-        )
-
-
-def _kept(cut: Mapping[str, np.ndarray], exact: Sequence[np.ndarray]) -> Iterator[str]:
-    """Yield which pairs of splits share images."""
-    members = {name: set(rows.tolist()) for name, rows in cut.items()}
-    for first, second in combinations(SPLITS, 2):
-        sets = [set(rows.tolist()) for rows in exact]
-        count = sum(len(rows & members[second]) for rows in sets if rows & members[first])
-        if count:
-            yield (
-                f"{count} images of {second} are in {first} too (data.duplicates=keep): results on "
-                f"{second} are better than on new images"
-            )
-
-
-def _left_out(
-    samples: Samples,
-    index: Index,
-    near: Sequence[tuple[int, int, int]],
-    dropped: Mapping[int, str],
-    preparation: Preparation,
-) -> Iterator[str]:
-    """Yield what was left out, and what could have been."""
-    if index.bad:
-        row, reason = next(iter(index.bad.items()))
-        yield (
-            f"{len(index.bad)} of {len(samples)} images cannot be read and are left out, the first "
-            f"is {samples.ids[row]} ({reason})"
-        )
-    if dropped:
-        row, reason = next(iter(dropped.items()))
-        yield (
-            f"{len(dropped)} images are left out because another split has them too, the first is "
-            f"{samples.ids[row]} ({reason})"
-        )
-    if near and preparation.near_duplicates == "list":
-        pairs = "1 pair" if len(near) == 1 else f"{len(near)} pairs"
-        yield (
-            f"{pairs} of images in different splits look alike; warmstart look shows "
-            "them, data.near_duplicates=drop leaves out the one that is not evaluated"
-        )
