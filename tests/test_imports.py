@@ -25,7 +25,9 @@ LAYERS = {
         "warmstart.digests",
         "warmstart.errors",
         "warmstart.fetch",
+        "warmstart.locks",
         "warmstart.randomness",
+        "warmstart.stopping",
         "warmstart.store",
     ],
     "pure": [
@@ -44,6 +46,7 @@ LAYERS = {
         "warmstart.metrics",
         "warmstart.models",
         "warmstart.optim",
+        "warmstart.ranks",
         "warmstart.trainer",
     ],
     "training": ["warmstart.callbacks", "warmstart.task"],
@@ -66,6 +69,7 @@ LAYERS = {
     # "warmstart" is the package's __init__ alone, or no module could be unknown.
     "the door": [
         "hydra_plugins.warmstart_grid",
+        "hydra_plugins.warmstart_launchers",
         "warmstart",
         "warmstart.__main__",
         "warmstart.api",
@@ -73,6 +77,7 @@ LAYERS = {
         "warmstart.catalogue",
         "warmstart.cells",
         "warmstart.cli",
+        "warmstart.launch",
         "warmstart.look",
         "warmstart.preview_table",
         "warmstart.progress",

@@ -256,6 +256,20 @@ def test_the_time_of_a_file_just_written_is_not_trusted(tmp_path):
     assert make.calls == 2
 
 
+def test_who_lists_an_entry_while_another_opens_it_sees_its_files_alone(tmp_path, monkeypatch):
+    folder = store.once(tmp_path, "key", lambda part: (part / "a.txt").write_text("a"))
+    os.utime(folder / "a.txt", (1, 1))  # the next opening writes the times of all files anew
+    replace, seen = os.replace, []
+
+    def listing(source, target):
+        seen.append(sorted(path.name for path in folder.iterdir()))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", listing)
+    store.once(tmp_path, "key", lambda part: None)
+    assert seen == [["SHA256SUMS", "a.txt"]]
+
+
 def test_an_entry_without_times_is_summed_once(tmp_path, summed):
     # As earlier versions wrote it.
     make = Maker()

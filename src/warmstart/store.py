@@ -45,10 +45,17 @@ def lock(path: Path) -> FileLock:
     return FileLock(path.with_name(path.name + ".lock"))
 
 
-def publish(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+def publish(path: Path, write: Callable[[Path], object], *, parts: Path | None = None) -> None:
+    """Let `write` fill a temporary file, then put it in place as `path` atomically.
+
+    Args:
+        path: The finished file.
+        write: Gets the path to write to.
+        parts: The folder of the temporary file, on the same file system; by default that of `path`.
+    """
+    parts = parts or path.parent
+    parts.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=parts)
     os.close(handle)
     part = Path(name)
     try:
@@ -143,7 +150,8 @@ def _write_sums(path: Path, files: dict[str, tuple[Stamp, str]]) -> None:
         (f"# {stamp[0]} {stamp[1]}\n" if stamp[1] < settled else "") + f"{digest}  {name}\n"
         for name, (stamp, digest) in files.items()
     )
-    publish(path / SUMS, lambda part: part.write_bytes(os.fsencode(text)))
+    # Beside the entry: who has opened it and lists its files now must not find another one.
+    publish(path / SUMS, lambda part: part.write_bytes(os.fsencode(text)), parts=path.parent)
 
 
 def _read_sums(path: Path) -> dict[str, tuple[Stamp | None, str]]:
