@@ -41,9 +41,10 @@ format: $(READY) ## repair style and format where that can be done
 types: $(READY) ## check the types of src/
 	$(BIN)/mypy --strict src
 
-bench: $(READY) ## measure the demo, the overhead over plain Lightning, and the way of the images
+bench: $(READY) ## measure the demo, the overhead over plain Lightning, sweeps, and the way of the images
 	$(BIN)/python scripts/bench/demo.py
 	$(BIN)/python scripts/bench/overhead.py
+	$(BIN)/python scripts/bench/sweep.py
 	$(BIN)/python scripts/bench/input.py
 
 clean: ## remove .venv, caches and builds (results in outputs/ stay)

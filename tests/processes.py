@@ -74,10 +74,10 @@ def _main(arguments: list[str], log: Path, die_at_save: int | None, when: str) -
             os.kill(os.getpid(), signal.SIGKILL)
         return path
 
-    def count(task: run.Run, *args: Any) -> Any:
+    def count(task: run.Run, *args: Any, **options: Any) -> Any:
         with log.with_suffix(".trained").open("a") as file:
             file.write(f"{task.key}\n")
-        return train(task, *args)
+        return train(task, *args, **options)
 
     checkpoint.save, run._train = save_or_die, count
     sys.exit(main(arguments))

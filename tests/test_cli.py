@@ -73,8 +73,8 @@ def test_no_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
 def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["comapre", "comparison=digits"]) == 2
     assert capsys.readouterr().err == (
-        "warmstart: there is no command 'comapre'; use one of train, compare, look, plan, "
-        "report, models, store; did you mean 'compare'?\n"
+        "warmstart: there is no command 'comapre'; use one of train, compare, status, look, "
+        "plan, report, models, store; did you mean 'compare'?\n"
     )
 
 
@@ -99,6 +99,7 @@ def test_the_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> N
         ("look", ["the images as the network", "--out FILE", "--config-dir", "Nothing trains"]),
         ("plan", ["--json", "--config-dir", "Nothing trains"]),
         ("report", ["--out FILE", "from records alone"]),
+        ("status", ["DIR", "--watch", "--json", "from disk alone"]),
         ("models", ["--json", "PATTERN"]),
         ("store", ["--clear PATTERN", "DIR", "outputs/store", "--clear 'runs/*'"]),
     ],
@@ -120,6 +121,7 @@ def test_help_of_the_other_commands(
         (["look", "--jsn"], "unrecognized arguments: --jsn"),
         (["store", "--clear"], "argument --clear: expected at least one argument"),
         (["store", "a", "b"], "unrecognized arguments: b"),
+        (["status", "a", "b"], "unrecognized arguments: b"),
     ],
 )
 def test_wrong_flags_of_the_other_commands(

@@ -25,6 +25,7 @@ LAYERS = {
         "warmstart.digests",
         "warmstart.errors",
         "warmstart.fetch",
+        "warmstart.folder_locks",
         "warmstart.locks",
         "warmstart.randomness",
         "warmstart.stopping",
@@ -52,19 +53,27 @@ LAYERS = {
     "training": ["warmstart.callbacks", "warmstart.task"],
     "methods": ["warmstart.predict", "warmstart.strategies"],
     "one run": [
+        "warmstart.beat",
         "warmstart.configs",
         "warmstart.environment",
+        "warmstart.evaluation",
         "warmstart.feed",
+        "warmstart.fit",
         "warmstart.identity",
         "warmstart.initial",
+        "warmstart.labels",
         "warmstart.memory",
+        "warmstart.multiprocess",
+        "warmstart.operations",
         "warmstart.origins",
+        "warmstart.out_of_memory",
         "warmstart.plan",
         "warmstart.preview",
         "warmstart.run",
         "warmstart.scalars",
         "warmstart.screening",
         "warmstart.sight",
+        "warmstart.targets",
     ],
     # "warmstart" is the package's __init__ alone, or no module could be unknown.
     "the door": [
@@ -74,6 +83,7 @@ LAYERS = {
         "warmstart.__main__",
         "warmstart.api",
         "warmstart.app",
+        "warmstart.arms",
         "warmstart.catalogue",
         "warmstart.cells",
         "warmstart.cli",
@@ -81,6 +91,7 @@ LAYERS = {
         "warmstart.look",
         "warmstart.preview_table",
         "warmstart.progress",
+        "warmstart.status_view",
         "warmstart.stock",
         "warmstart.summary",
         "warmstart.sweep",
@@ -193,7 +204,8 @@ def test_every_library_is_a_declared_dependency():
     with (SOURCE.parent / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
     extras = project["optional-dependencies"]
-    asked = [*project["dependencies"], *extras["datasets"], *extras["timm"]]
+    optional = (line for extra in ("datasets", "slurm", "timm") for line in extras[extra])
+    asked = [*project["dependencies"], *optional]
     declared = {re.split(r"[<>=]", line)[0] for line in asked}
     homes = packages_distributions()
 

@@ -58,7 +58,8 @@ class Killed:
         # Neither checkpoints nor half-written files are left.
         names = {path.name for path in self.folder.iterdir()}
         assert names == {
-            *("result.json", "predictions.npz", "test_openings", "best.safetensors", "metrics.csv")
+            *("result.json", "predictions.npz", "test_openings", "best.safetensors", "metrics.csv"),
+            "state.json",
         }
 
 

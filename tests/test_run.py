@@ -112,7 +112,8 @@ class TestWhatIsKept:
     def test_files(self, record: Record, out: Path) -> None:
         names = {path.name for path in folder_of(record, out).iterdir()}
         assert names == {
-            *("result.json", "predictions.npz", "test_openings", "best.safetensors", "metrics.csv")
+            *("result.json", "predictions.npz", "test_openings", "best.safetensors", "metrics.csv"),
+            "state.json",
         }
         assert json.loads((folder_of(record, out) / "result.json").read_text())["key"] == record.key
 
@@ -175,7 +176,9 @@ class TestWhatIsKept:
     def test_keep_none_keeps_no_weights(self, tmp_path: Path) -> None:
         record = warmstart.train(["steps=2", "keep=none", f"out={tmp_path}"])
         names = {path.name for path in folder_of(record, tmp_path).iterdir()}
-        assert names == {"result.json", "predictions.npz", "test_openings", "metrics.csv"}
+        assert names == {
+            *("result.json", "predictions.npz", "test_openings", "metrics.csv", "state.json")
+        }
 
     def test_without_test_the_test_split_stays_closed(self, tmp_path: Path) -> None:
         record = warmstart.train(["steps=2", "test=false", f"out={tmp_path}"])
@@ -230,6 +233,7 @@ class TestKey:
             *("init.scheme=xavier_normal", "init.head=zero", "strategy.group_decay=0.9"),
             *("strategy.batchnorm=train", "trainer.precision=bf16-mixed"),
             *("trainer.channels_last=true", "model.granularity=block", "data=glyphs"),
+            "accumulate=2",
         ],
     )
     def test_changes_with_what_changes_the_result(self, word: str, tmp_path: Path) -> None:
@@ -241,6 +245,7 @@ class TestKey:
         [
             *("out=elsewhere", "store=elsewhere", "trainer.workers=2", "logger=wandb"),
             *("keep=none", "checkpoint_seconds=1", "trainer=cpu", "comparison=digits +x=1"),
+            *("on_oom=fail", "resources.cpus=2", "resources.timeout=60"),
         ],
     )
     def test_stays_with_what_cannot(
@@ -329,14 +334,14 @@ class TestAgain:
     ) -> None:
         words = ["steps=3", f"out={tmp_path}"]
         with monkeypatch.context() as patch:
-            patch.setattr("warmstart.run._fit", lambda *args: 1 / 0)
+            patch.setattr("warmstart.run.fit", lambda *args, **options: 1 / 0)
             assert main(["train", *words]) == 1
         assert capsys.readouterr().err == "warmstart: ZeroDivisionError: division by zero\n"
         key = prepare(warmstart.compose(words)).key
         content = json.loads((tmp_path / "runs" / key / "result.json").read_text())
         assert (content["status"], content["key"]) == ("failed", key)
         assert "ZeroDivisionError" in content["error"]
-        assert "_fit" in content["environment"]["traceback"]
+        assert "in _train" in content["environment"]["traceback"]
         assert main(["train", *words]) == 0
         assert warmstart.train(words).status == "finished"
 

@@ -9,14 +9,14 @@ import pytest
 import yaml
 
 from warmstart.errors import ConfigError
-from warmstart.scalars import check_scalars, length
+from warmstart.scalars import check_scalars, gpu_share, length
 
 
 @pytest.fixture
 def config():
     """Return the shipped config, without its groups."""
     text = (Path(__file__).parents[1] / "conf" / "train.yaml").read_text()
-    return yaml.safe_load(text.replace("${out}", "outputs"))
+    return {**yaml.safe_load(text.replace("${out}", "outputs")), "trainer": {}}
 
 
 @pytest.mark.parametrize("balance", ["none", "loss", "sampling"])
@@ -39,6 +39,16 @@ def test_the_evaluation_is_checked_too(config):
         check_scalars({**config, "eval": {"crops": "nine", "average": "logits"}})
 
 
+def test_several_devices_do_not_accumulate(config):
+    given = {**config, "trainer": {"devices": 2}, "accumulate": 4, "batch_size": 8}
+    sentence = (
+        "accumulate is 4, but trainer.devices is 2, which share the batch already; give more "
+        "trainer.devices, or accumulate=1"
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
+        length(given, images=10)
+
+
 @pytest.mark.parametrize(
     ("epochs", "batch_size", "steps"),
     # Images shown, 10 in an epoch, in batches of at most all of them.
@@ -50,3 +60,83 @@ def test_the_length_of_epochs_by_hand(config, epochs, batch_size, steps):
     assert found["steps"] == steps
     assert found["batch_size"] == min(batch_size, 10)
     assert found["epochs"] is None
+
+
+NEEDS = {"gpus": None, "cpus": None, "timeout": None}
+
+
+@pytest.mark.parametrize(
+    ("resources", "trainer"),
+    [
+        ({}, {}),
+        ({"gpus": 0}, {}),
+        ({"gpus": 0.5, "cpus": 2, "timeout": 0.5}, {"threads": 2}),
+        ({"gpus": 4, "cpus": 4, "timeout": 3600}, {"devices": 4}),
+    ],
+)
+def test_resources_that_are_allowed(config, resources, trainer):
+    check_scalars({**config, "resources": {**NEEDS, **resources}, "trainer": trainer})
+
+
+@pytest.mark.parametrize(
+    ("resources", "trainer", "sentence"),
+    [
+        *(
+            (
+                {"gpus": gpus},
+                {},
+                f"resources.gpus is {gpus!r}, but must be 0, a whole number, the share of one GPU "
+                "that k runs get each (0.5, 0.33, 0.25, ...), or null",
+            )
+            for gpus in (-1, 0.3, 0.7, 1.5, 0.001, True, "2", [1], float("nan"), float("inf"))
+        ),
+        *(
+            (
+                {"cpus": cpus},
+                {},
+                f"resources.cpus is {cpus!r}, but must be a whole number of at least 1, or null",
+            )
+            for cpus in (0, 1.5, True, "2")
+        ),
+        (
+            {"cpus": 2},
+            {"threads": 4},
+            "resources.cpus is 2, but the run computes with 4 threads; give resources.cpus=4 or a "
+            "lower trainer.threads",
+        ),
+        (
+            {"cpus": 3},
+            {"threads": 2, "devices": 2},
+            "resources.cpus is 3, but the run computes with 4 threads; give resources.cpus=4 or a "
+            "lower trainer.threads",
+        ),
+        *(
+            (
+                {"timeout": timeout},
+                {},
+                f"resources.timeout is {timeout!r}, but must be a number of seconds above 0, or "
+                "null",
+            )
+            for timeout in (0, -1, True, "1h", float("inf"), float("nan"))
+        ),
+    ],
+)
+def test_resources_that_cannot_be(config, resources, trainer, sentence):
+    given = {**config, "resources": {**NEEDS, **resources}, "trainer": trainer}
+    with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
+        check_scalars(given)
+
+
+@pytest.mark.parametrize("resources", [None, 1, {}, {"gpus": 1}, {**NEEDS, "memory": 1}])
+def test_resources_have_three_keys(config, resources):
+    sentence = f"resources is {resources!r}, but must have the keys gpus, cpus and timeout"
+    with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}; for example"):
+        check_scalars({**config, "resources": resources})
+
+
+@pytest.mark.parametrize(
+    ("given", "share"),
+    [(None, None), (0, 0), (1, 1), (4.0, 4), (0.5, 0.5), (0.33, 1 / 3), (0.333, 1 / 3), (0.1, 0.1)],
+)
+def test_a_share_of_a_gpu_is_exact(given, share):
+    assert gpu_share(given) == share

@@ -56,10 +56,11 @@ def source(run):
 
 store = Path(sys.argv[1], "store")
 from warmstart import cells, cli, run, summary
+from warmstart.launch import basic
 switch()
 open_parts[-1] = "the rest"
-timed(cells.Sweep, "plan", lambda *args: "planning all cells")
-timed(cells.Sweep, "__call__", lambda task, cfg: f"runs of {cfg.arm}")
+timed(cells, "plan_cells", lambda *args: "planning all cells")
+timed(basic, "run_job", lambda job, *args: None if job.source else f"runs of {job.config['arm']}")
 timed(run, "execute", source)
 timed(summary, "summarize", lambda *args: "report")
 code = cli.main(["compare", "comparison=digits", "out=" + sys.argv[1]])

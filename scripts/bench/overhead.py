@@ -7,16 +7,8 @@ are taken within a repetition. The exit code is 1 when a median is above its lim
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import dataclasses
-import io
-import json
 import os
-import re
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,12 +18,12 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
 
+from cells import tiny_configs
+from measuring import Line, less, process, run_parts
+
 PYTHON = sys.executable
 WINDOW = 8  # steps; one row of the training curve falls into each window, as in a run of 400
 STEPS = 120  # of one block
-# Of one tiny cell: its steps, and how many of them lie between two validations.
-CELL_STEPS, VALIDATE = 10, 5
-CELLS = 5  # more of them in the longer of two sweeps
 
 # Both leave without taking the interpreter down. The first step is over when the second begins.
 IMPORT = "import os, pytorch_lightning; os._exit(0)"
@@ -49,63 +41,19 @@ sys.exit(main(["train", "out=" + sys.argv[1]]) or 1)
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """One line of the table; no limit: for reference."""
-
-    name: str
-    values: list[float]
-    unit: str
-    limit: float | None = None
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.values)
-
-    @property
-    def failed(self) -> bool:
-        return self.limit is not None and self.median > self.limit
-
-    def __str__(self) -> str:
-        number = f"{self.median:9.3f} [{min(self.values):9.3f} {max(self.values):9.3f}]"
-        limit = "" if self.limit is None else f"{self.limit:g}"
-        verdict = "" if self.limit is None else "TOO MUCH" if self.failed else "ok"
-        return f"{self.name:58} {number} {self.unit:3} {limit:>6} {verdict}"
-
-
 def main() -> int:
     """Measure the parts that were asked for, print the table, and return the exit code."""
-    parts: dict[str, Callable[[int], Iterator[Line]]] = {
-        "start": start,
-        "step": step,
-        "cell": cell,
-        "commands": commands,
-    }
-    repeats = {"start": 5, "step": 25, "cell": 9, "commands": 5}
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}")
-    parser.add_argument("--repeat", type=int, help="repetitions of each part")
-    options = parser.parse_args()
-    wrong = sorted(set(options.parts) - set(parts))
-    if wrong:
-        parser.error(f"there is no part {wrong[0]!r}; the parts are {', '.join(parts)}")
-    title = f"{'CPU time at one thread, unless it says wall':58}"
-    print(f"{title} {'median':>9} [{'least':>9} {'most':>9}] {'':3} {'limit':>6}")
-    failed = False
-    for name in options.parts or parts:
-        for line in parts[name](options.repeat or repeats[name]):
-            print(line, flush=True)
-            failed |= line.failed
-    return int(failed)
+    parts = {"start": start, "step": step, "commands": commands}
+    return run_parts(__doc__, parts, {"start": 5, "step": 25, "commands": 5})
 
 
 def start(repeat: int) -> Iterator[Line]:
     """Compare the way to the first step with what importing Lightning takes."""
     times: dict[str, list[float]] = {"import": [], "step": []}
     for _ in range(repeat):
-        times["import"].append(_process([PYTHON, "-c", IMPORT])[0])
+        times["import"].append(process([PYTHON, "-c", IMPORT])[0])
         with tempfile.TemporaryDirectory() as folder:
-            times["step"].append(_process([PYTHON, "-c", FIRST_STEP, folder])[0])
+            times["step"].append(process([PYTHON, "-c", FIRST_STEP, folder])[0])
     ratios = [b / a for a, b in zip(times["import"], times["step"], strict=True)]
     yield Line("import pytorch_lightning, in a fresh process", times["import"], "s")
     yield Line("warmstart train until its first step, likewise", times["step"], "s")
@@ -138,80 +86,26 @@ def step(repeat: int) -> Iterator[Line]:
         yield Line(f"step, {name}: bare torch loop", times["loop"], "ms")
         yield Line(f"step, {name}: bare Lightning", times["bare"], "ms")
         yield Line(f"step, {name}: warmstart", times["ours"], "ms")
-        yield Line("  bare Lightning beyond the loop", _less(times["bare"], times["loop"]), "ms")
+        yield Line("  bare Lightning beyond the loop", less(times["bare"], times["loop"]), "ms")
         yield Line(
-            "  warmstart beyond bare Lightning", _less(times["ours"], times["bare"]), "ms", 0.1
+            "  warmstart beyond bare Lightning", less(times["ours"], times["bare"]), "ms", 0.1
         )
-
-
-def cell(repeat: int) -> Iterator[Line]:
-    """Compare one more tiny cell of a sweep with a bare fit and test."""
-    import plain
-
-    with tempfile.TemporaryDirectory() as folder:
-        out, own = Path(folder, "out"), _own_configs(Path(folder, "own"))
-        model, batches = plain.ready(["data.per_class=1"], steps=CELL_STEPS)
-        arms = {
-            "scratch": ["init=scratch"],
-            "pretrained": ["init=pretrained", "init.weights=source:tiny"],
-        }
-        for arm in arms.values():  # the source run, and what is made once in a process
-            _sweep(own, out, arm, range(1))
-        times: dict[str, list[float]] = {name: [] for name in ("bare", *arms)}
-
-        def bare() -> None:
-            for _ in range(CELLS):
-                plain.fit_and_test(model(), batches, validate=VALIDATE)
-
-        seeds = 1
-        for _ in range(repeat):
-            times["bare"].append(_timed(bare) / CELLS)
-            for name, arm in arms.items():
-                many, one = range(seeds, seeds + CELLS + 1), range(seeds + CELLS + 1, seeds + 8)
-                more = _timed(lambda a=arm, s=many: _sweep(own, out, a, s))
-                less = _timed(lambda a=arm, s=one: _sweep(own, out, a, s))
-                times[name].append((more - less) / (len(many) - len(one)))
-            seeds += 8
-        yield Line(f"{CELL_STEPS} steps, validation, test: bare Trainer", times["bare"], "ms")
-        for name in arms:
-            yield Line(f"one more cell, {name}", times[name], "ms")
-            yield Line("  beyond the bare Trainer", _less(times[name], times["bare"]), "ms", 150)
 
 
 def commands(repeat: int) -> Iterator[Line]:
     """Time the commands that import no torch."""
     command = [PYTHON, "-m", "warmstart"]
     with tempfile.TemporaryDirectory() as folder:
-        own, out = _own_configs(Path(folder, "own")), Path(folder, "out")
+        own, out = tiny_configs(Path(folder, "own")), Path(folder, "out")
         flags = ["--config-dir", str(own), "comparison=tiny", f"out={out}"]
-        _process([*command, "compare", *flags])
-        asked = [_process([*command, "--help"]) for _ in range(repeat)]
+        process([*command, "compare", *flags])
+        asked = [process([*command, "--help"]) for _ in range(repeat)]
         reported = [
-            _process([*command, "report", str(out / "comparisons" / "tiny")]) for _ in range(repeat)
+            process([*command, "report", str(out / "comparisons" / "tiny")]) for _ in range(repeat)
         ]
     yield Line("warmstart --help, wall", [wall for _, wall in asked], "s", 0.5)
     yield Line("warmstart report (30 runs)", [cpu for cpu, _ in reported], "s")
     yield Line("warmstart report (30 runs), wall", [wall for _, wall in reported], "s")
-
-
-def _process(command: Sequence[str]) -> tuple[float, float]:
-    """Run a command and return its CPU-seconds and its seconds."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return cpu, wall
-
-
-def _timed(work: Callable[[], None]) -> float:
-    """Return the CPU milliseconds of `work`."""
-    began = time.process_time()
-    work()
-    return (time.process_time() - began) * 1e3
-
-
-def _less(first: Sequence[float], second: Sequence[float]) -> list[float]:
-    return [a - b for a, b in zip(first, second, strict=True)]
 
 
 def _per_step(stamps: Sequence[float]) -> float:
@@ -238,40 +132,6 @@ def _our_steps(overrides: Sequence[str], stamps: list[float]) -> None:
             warmstart.train(["trainer=cpu", f"out={out}", *settings, *overrides])
     finally:
         Classification.training_step = training_step  # type: ignore[method-assign]
-
-
-def _own_configs(folder: Path) -> Path:
-    """Write a source run of a few steps and a comparison of thirty tiny runs."""
-    from warmstart.configs import folder as shipped
-
-    glyphs = (shipped() / "source" / "glyphs.yaml").read_text()
-    tiny, found = re.subn(r"(?m)^steps:.*", f"steps: {CELL_STEPS}", glyphs)
-    assert found == 1
-    grid = {"init": "scratch", "data.per_class": "1,2,5", "seed": ",".join(map(str, range(10)))}
-    comparison = {
-        "comparison": {"name": "tiny", "reference": "scratch/full", "metric": "test/accuracy"},
-        "steps": CELL_STEPS,
-        "hydra": {"sweeper": {"params": grid}},
-    }
-    files = {
-        "source/tiny.yaml": tiny,
-        "comparison/tiny.yaml": f"# @package _global_\n{json.dumps(comparison)}\n",
-    }
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True)
-        (folder / name).write_text(text)
-    return folder
-
-
-def _sweep(own: Path, out: Path, arm: Sequence[str], seeds: Sequence[int]) -> None:
-    """Run a sweep as the command does, in this process."""
-    from warmstart.cli import main as warmstart
-
-    settings = ["trainer=cpu", f"out={out}", "data.per_class=1", f"steps={CELL_STEPS}"]
-    swept = [f"val_every_steps={VALIDATE}", f"seed={','.join(map(str, seeds))}"]
-    with contextlib.redirect_stdout(io.StringIO()):
-        code = warmstart(["train", "--config-dir", str(own), "-m", *settings, *swept, *arm])
-    assert code == 0
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
@@ -45,7 +46,7 @@ def ready(
         return preprocess(pixels, uniforms, train=False), labels
 
     batches = {name: list(map(finished, part)) for name, part in cut.items()}
-    return lambda: run.architecture.build(run.input.channels, len(images.classes)), batches
+    return run.build_model, batches
 
 
 def loop(model: nn.Module, batches: Sequence[Ready], stamps: list[float]) -> None:
@@ -64,11 +65,24 @@ def fit(model: nn.Module, batches: Sequence[Ready], stamps: list[float]) -> None
 
 
 def fit_and_test(
-    model: nn.Module, batches: Mapping[str, Sequence[Ready]], *, validate: int
+    model: nn.Module,
+    batches: Mapping[str, Sequence[Ready]],
+    *,
+    validate: int,
+    folder: Path | None = None,
 ) -> None:
-    """Train with a validation every `validate` steps, then test."""
+    """Train with a validation every `validate` steps, then test.
+
+    With a folder, the last state is saved there: that is all that a short run of ours writes of it.
+    """
     module = Bare(model, [])
-    trainer = _trainer(max_epochs=1, val_check_interval=validate, num_sanity_val_steps=0)
+    trainer = _trainer(
+        max_epochs=1,
+        val_check_interval=validate,
+        num_sanity_val_steps=0,
+        callbacks=[ModelCheckpoint(folder, every_n_epochs=1)] if folder else [],
+        enable_checkpointing=folder is not None,
+    )
     trainer.fit(module, _loader(batches["train"]), _loader(batches["val"]))
     trainer.test(module, _loader(batches["test"]), verbose=False)
 
@@ -107,11 +121,9 @@ def _trainer(**options: Any) -> pl.Trainer:
     warnings.simplefilter("ignore")
     return pl.Trainer(
         accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
+        **{"logger": False, "enable_checkpointing": False, **options},
         enable_progress_bar=False,
         enable_model_summary=False,
-        **options,
     )
 
 

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from warmstart import configs
-from warmstart.cells import Sweep, outcome
+from warmstart.cells import Sweep
 from warmstart.errors import ConfigError, nearest
 from warmstart.progress import Display
 from warmstart.screening import check_config_dirs, check_overrides, quoted
@@ -37,6 +37,7 @@ def run_app(command: str, args: list[str]) -> int:
         ConfigError: Wrong usage, configuration or data.
         RunError: The single run failed.
     """
+    args, devices = _dry_run(command, args)
     flags, words = _sorted(args)
     overrides = quoted(words)
     config_dirs = [value for flag, value in pairwise(flags) if flag in _CONFIG_DIR]
@@ -50,7 +51,7 @@ def run_app(command: str, args: list[str]) -> int:
     with Display() as display:
         line = shlex.join(["warmstart", command, *args])
         sweeping = "--multirun" in flags or "-m" in flags
-        task = Sweep(display, command=line) if sweeping else _Single(display)
+        task: Any = Sweep(display, command=line, devices=devices) if sweeping else _Single(display)
         # The script for the shell completes the words in the program's name.
         completes = "-sc" in flags or "--shell-completion" in flags
         name = "warmstart" if completes else f"warmstart {command}"
@@ -64,7 +65,7 @@ def run_app(command: str, args: list[str]) -> int:
         ):
             main = hydra.main(str(configs.folder()), config_name="train", version_base="1.3")
             main(task)()
-    return 0 if looks else task.finish()
+    return 0 if looks else int(task.finish())
 
 
 class _Single:
@@ -75,6 +76,8 @@ class _Single:
         self.error: Exception | None = None
 
     def __call__(self, cfg: DictConfig) -> None:
+        from warmstart.launch.resources import check_alone
+        from warmstart.launch.work import outcome_line
         from warmstart.plan import prepare
         from warmstart.run import execute
 
@@ -82,10 +85,11 @@ class _Single:
         wrapped = configs.without_hydra(cfg, node, configs.config_dirs_of(node))
         try:
             run = prepare(wrapped)
+            check_alone(run.config)
             self.display.plan(1)
             self.display.start(f"{wrapped.choices.init}/{wrapped.choices.strategy}")
             record = execute(run, progress=self.display.step)
-            self.display.end(outcome(record))
+            self.display.end(outcome_line(record))
             self.display.say(f"record: {run.folder / 'result.json'}")
         # Kept, not raised: Hydra would print its own words about it and exit.
         except Exception as error:
@@ -119,6 +123,34 @@ def _sorted(args: list[str]) -> tuple[list[str], list[str]]:
                 raise ConfigError(f"the flag {flag} needs a value; see --help")
             flags.append(value if equals else rest.pop(0))
     return flags, overrides
+
+
+def _dry_run(command: str, args: list[str]) -> tuple[list[str], int | None]:
+    """Take ``--dry-run`` and ``--devices N`` out of the arguments.
+
+    Returns:
+        The other arguments; the number of devices to predict for, or None for a run in earnest.
+    """
+    rest, dry, devices = [], False, None
+    words = iter(args)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag == "--dry-run" and not equals:
+            dry = True
+        elif flag == "--devices":
+            devices = value if equals else next(words, "")
+        else:
+            rest.append(word)
+    if not dry and devices is None:
+        return rest, None
+    if command != "compare" or not dry:
+        raise ConfigError(
+            "--dry-run is of compare, and --devices is of --dry-run: "
+            "warmstart compare comparison=NAME --dry-run --devices 8"
+        )
+    if devices is not None and not (devices.isascii() and devices.isdigit() and int(devices) > 0):
+        raise ConfigError(f"--devices is {devices!r}, but must be a whole number of at least 1")
+    return rest, int(devices or 1)
 
 
 def _check_comparison(overrides: list[str]) -> None:

@@ -1,22 +1,23 @@
-"""One comparison: which cells it has, which of them are left, and what became of them."""
+"""One sweep: which cells it has, which of them are left, and what became of them."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
 
-from warmstart.configs import folder as conf_folder
-from warmstart.errors import ConfigError, RunError, choose
+from warmstart.arms import check_arm
+from warmstart.errors import ConfigError, choose
+from warmstart.launch.jobs import Engine, Job
+from warmstart.launch.resources import check_alone
+from warmstart.launch.work import Planned, plan_cells
 from warmstart.progress import Display
 from warmstart.results.metric import Size, mixture, training_size
-from warmstart.results.record import Record
 from warmstart.store import publish
 from warmstart.sweep import Cell
 
@@ -24,74 +25,52 @@ _AXES = ("arm", "data.per_class", "data.fraction", "data.fold", "seed")
 
 
 class Sweep:
-    """The task of a multirun: plans all cells, then runs one after the other.
+    """The task of a multirun: plans all cells, gives what is left to a launcher's engine, reports.
+
+    Args:
+        display: Shows what happens.
+        command: That the user typed.
+        devices: Only say what would run, and how long it takes on so many; None runs.
 
     Attributes:
         failed: Label and reason of each cell that failed.
-        folder: Of the comparison; None for a sweep without a name.
+        folder: Of the comparison; None for a sweep without a name, and where nothing runs.
     """
 
-    def __init__(self, display: Display, *, command: str) -> None:
+    def __init__(self, display: Display, *, command: str, devices: int | None = None) -> None:
         self.display = display
         self.command = command
+        self.devices = devices
         self.failed: list[tuple[str, str]] = []
         self.folder: Path | None = None
-        self._labels: dict[str, str] = {}
 
-    def plan(self, cells: Sequence[Cell], arguments: Sequence[Override]) -> Sequence[Cell]:
-        """Check every cell, write down what is planned, and return what is not finished."""
-        from warmstart.plan import prepare
-
+    def run(self, cells: Sequence[Cell], arguments: Sequence[Override], engine: Engine) -> None:
+        """Check every cell, write down what is planned, and run what is not finished."""
         self.display.note(f"checking {len(cells)} runs before the first one starts")
-        entries, left = [], []
-        known: set[str] = set()
-        inputs: dict[tuple[Size, int, int | None], dict[str, str]] = {}
+        # Once for each arm: that reads its files.
+        for cell in {cell.config["arm"]: cell for cell in cells}.values():
+            check_arm(cell.config, arguments)
         for cell in cells:
-            _check_arm(cell.config, arguments)
-            label = " ".join(cell.swept) or "run"
-            try:
-                run = prepare(cell.config)
-            except ConfigError as error:
-                raise ConfigError(f"{error} (in the cell {label})") from error
-            entry = self._entry(cell, run.key)
-            entries.append(entry)
-            self._labels[run.key] = label
-            same = inputs.setdefault((entry["size"], entry["seed"], entry["fold"]), {})
-            same.setdefault(str(run.input), entry["arm"])
-            if run.key not in known and run.finished() is None:
-                left.append(cell)
-            known.add(run.key)
-        _check_declaration(cells[0].config, entries)
-        self._write(cells[0].config, entries)
-        differing = next((arms for arms in inputs.values() if len(arms) > 1), None)
-        if differing and cells[0].config.comparison is not None:
-            self.display.say(
-                f"the arms {' and '.join(differing.values())} see differently preprocessed images, "
-                "each those of its weights; give all of them their weights by model.weights= to "
-                "have one preprocessing"
-            )
-        finished = len(known) - len(left)
-        if finished:
-            self.display.say(f"{finished} of {len(known)} runs are finished and are skipped")
-        self.display.plan(len(left))
-        return left
-
-    def __call__(self, cfg: DictConfig) -> None:
-        """Run one cell; what goes wrong is kept, so that it stops no other cell."""
-        from warmstart.plan import prepare
-        from warmstart.run import execute
-
-        label = "run"
-        try:
-            run = prepare(cfg)
-            label = self._labels.get(run.key, label)
-            self.display.start(label)
-            record = execute(run, progress=self.display.step)
-        except (ConfigError, RunError, OSError) as error:
-            self.failed.append((label, str(error)))
-            self.display.end(f"FAILED: {error}")
+            if not engine.parallel:
+                check_alone(cell.config)
+        labels = [" ".join(cell.swept) or "run" for cell in cells]
+        configs = [_placed(cell.config, elsewhere=engine.elsewhere) for cell in cells]
+        planned = engine.call(plan_cells, configs, labels, engine.elsewhere)
+        first = cells[0].config
+        entries = list(map(_entry, cells, planned, labels))
+        _check_declaration(first, entries)
+        jobs = _jobs(configs, planned, labels)
+        if self.devices is not None:
+            self._describe(jobs, planned)
             return
-        self.display.end(outcome(record))
+        self._write(first, entries, planned)
+        if first["comparison"] is not None:
+            self._warn(entries, planned)
+        finished = len({p.key for p in planned if p.finished})
+        if finished:
+            total = len({p.key for p in planned})
+            self.display.say(f"{finished} of {total} runs are finished and are skipped")
+        self._bring(jobs, engine)
 
     def finish(self) -> int:
         """Report on the comparison, name what failed, and return the exit code."""
@@ -105,110 +84,176 @@ class Sweep:
             self.display.say(f"{len(self.failed)} failed; the same command runs them again")
         return 1 if self.failed else 0
 
-    def _entry(self, cell: Cell, key: str) -> dict[str, Any]:
-        swept = dict(line.split("=", 1) for line in cell.swept)
-        arm, data = cell.config.arm or _arm_of(cell.config), cell.config.data
-        # The name of an arm without a file says these already.
-        told = (*_AXES, *(() if cell.config.arm else ("init", "strategy")))
-        extra = [f"{name}={value}" for name, value in swept.items() if name not in told]
-        flags = [word for name in cell.config.config_dirs for word in ("--config-dir", name)]
-        return {
-            "key": key,
-            "arm": " ".join([arm, *extra]),
-            "size": training_size(data.get("per_class"), data.get("fraction")),
-            "seed": cell.config.seed,
-            "fold": data.get("fold"),
-            "overrides": cell.overrides,
-            "command": shlex.join(["warmstart", "train", *flags, *cell.overrides]),
-        }
+    def _bring(self, jobs: Sequence[Job], engine: Engine) -> None:
+        """Run the jobs; what goes wrong with one is kept, and stops no other."""
+        self.display.plan(sum(not job.source for job in jobs))
+        watched = self.display.watch(jobs) if engine.parallel else contextlib.nullcontext()
+        # Closed at once when Ctrl-C or a signal ends the loop: no process stays behind.
+        with watched, contextlib.closing(engine.run(jobs)) as outcomes:
+            for outcome in outcomes:
+                job, error = outcome.job, outcome.error
+                if error is not None:
+                    self.failed.append((job.label, error))
+                text = outcome.text if error is None else f"FAILED: {error}"
+                self.display.end(text, label=job.label, shared=job.source > 0)
 
-    def _write(self, config: DictConfig, entries: list[dict[str, Any]]) -> None:
-        declared = config.get("comparison")
+    def _describe(self, jobs: Sequence[Job], planned: Sequence[Planned]) -> None:
+        from warmstart.launch.cost import describe_plan
+
+        assert self.devices is not None
+        finished = len({p.key for p in planned if p.finished})
+        basis = {p.key: p.basis for p in (*planned, *_sources(planned))}
+        self.display.say(describe_plan(jobs, basis, finished=finished, devices=self.devices))
+
+    def _warn(self, entries: Sequence[Mapping[str, Any]], planned: Sequence[Planned]) -> None:
+        """Say that arms of one place see different pixels, where they do."""
+        inputs: dict[tuple[Size, int, int | None], dict[str, str]] = {}
+        for entry, run in zip(entries, planned, strict=True):
+            same = inputs.setdefault((entry["size"], entry["seed"], entry["fold"]), {})
+            same.setdefault(run.input, entry["arm"])
+        differing = next((arms for arms in inputs.values() if len(arms) > 1), None)
+        if differing:
+            self.display.say(
+                f"the arms {' and '.join(differing.values())} see differently preprocessed images, "
+                "each those of its weights; give all of them their weights by model.weights= to "
+                "have one preprocessing"
+            )
+
+    def _write(
+        self,
+        config: Mapping[str, Any],
+        entries: list[dict[str, Any]],
+        planned: Sequence[Planned],
+    ) -> None:
+        declared = config["comparison"]
         if declared is None:
             return
-        name = str(declared.name)
+        name = str(declared["name"])
         if name != Path(name).name or name.startswith("."):
             raise ConfigError(f"comparison.name is {name!r}, but must be the name of a folder")
         content = {
             "name": name,
-            "reference": declared.reference,
-            "metric": declared.metric,
+            "reference": declared["reference"],
+            "metric": declared["metric"],
             "command": self.command,
             "cells": entries,
+            "stages": [_stage(run) for run in _sources(planned)],
         }
-        self.folder = Path(config.out) / "comparisons" / name
+        self.folder = Path(config["out"]) / "comparisons" / name
         text = json.dumps(content, indent=1)
         publish(self.folder / "cells.json", lambda part: _write_text(part, text))
 
 
-def _check_declaration(config: DictConfig, entries: Sequence[dict[str, Any]]) -> None:
+def _placed(config: Mapping[str, Any], *, elsewhere: bool) -> Mapping[str, Any]:
+    """Return the config with the device of the machine that it will run on, not of this one."""
+    resources, trainer = config["resources"], config["trainer"]
+    if not elsewhere or not isinstance(trainer, Mapping) or trainer.get("accelerator") != "auto":
+        return config
+    return _on(config, "gpu" if resources["gpus"] else "cpu")
+
+
+def _on(config: Mapping[str, Any], device: str) -> dict[str, Any]:
+    return {**config, "trainer": {**config["trainer"], "accelerator": device}}
+
+
+def _sources(planned: Sequence[Planned]) -> list[Planned]:
+    """Return every run once that weights come from. Cells have folders of their own."""
+    found: dict[Path, Planned] = {}
+    for run in planned:
+        source = run.source
+        while source is not None and source.folder not in found:
+            found[source.folder] = source
+            source = source.source
+    return list(found.values())
+
+
+def _jobs(
+    configs: Sequence[Mapping[str, Any]], planned: Sequence[Planned], labels: Sequence[str]
+) -> list[Job]:
+    """Return what is left to do, every run once, and a source before what starts from it."""
+    jobs: dict[Path, Job] = {}
+    for config, cell, label in zip(configs, planned, labels, strict=True):
+        # Fixed by now: where it runs, `auto` could stand for another device.
+        config = _on(config, cell.device)
+        run: Planned | None = cell
+        depth = 0
+        while run is not None and not run.finished and run.folder not in jobs:
+            jobs[run.folder] = Job(
+                key=run.key,
+                label=_source_label(run) if depth else label,
+                folder=run.folder,
+                config=config,
+                resources=run.resources,
+                source=depth,
+                needs=_needs(run),
+                seconds=run.seconds,
+            )
+            run, depth = run.source, depth + 1
+    return list(jobs.values())
+
+
+def _needs(run: Planned) -> tuple[str, ...]:
+    return (run.source.key,) if run.source is not None and not run.source.finished else ()
+
+
+def _source_label(run: Planned) -> str:
+    return f"shared: {run.name}"
+
+
+def _stage(run: Planned) -> dict[str, Any]:
+    return {
+        "key": run.key,
+        "label": _source_label(run),
+        "folder": str(run.folder),
+        "seconds": run.seconds,
+        "needs": [run.source.key] if run.source else [],
+    }
+
+
+def _entry(cell: Cell, run: Planned, label: str) -> dict[str, Any]:
+    swept = dict(line.split("=", 1) for line in cell.swept)
+    arm, data = cell.config["arm"] or _arm_of(cell.config), cell.config["data"]
+    # The name of an arm without a file says these already.
+    told = (*_AXES, *(() if cell.config["arm"] else ("init", "strategy")))
+    extra = [f"{name}={value}" for name, value in swept.items() if name not in told]
+    flags = [word for name in cell.config["config_dirs"] for word in ("--config-dir", name)]
+    # A run by itself takes the machine as it is.
+    alone = [line for line in cell.overrides if not line.startswith("resources.")]
+    return {
+        "key": run.key,
+        "label": label,
+        "arm": " ".join([arm, *extra]),
+        "size": training_size(data.get("per_class"), data.get("fraction")),
+        "seed": cell.config["seed"],
+        "fold": data.get("fold"),
+        "overrides": cell.overrides,
+        "command": shlex.join(["warmstart", "train", *flags, *alone]),
+        "seconds": run.seconds,
+        "needs": [run.source.key] if run.source else [],
+    }
+
+
+def _check_declaration(config: Mapping[str, Any], entries: Sequence[dict[str, Any]]) -> None:
     """Refuse a comparison whose report could not say anything."""
-    declared = config.comparison
+    declared = config["comparison"]
     if declared is None:
         return
     if problem := mixture([e["size"] for e in entries], [e["fold"] for e in entries]):
-        raise ConfigError(f"the comparison {declared.name} cannot be compared: {problem}")
+        raise ConfigError(f"the comparison {declared['name']} cannot be compared: {problem}")
     arms = [entry["arm"] for entry in entries]
     # A label is the arm's name, followed by what else was swept.
     names = {arm.split(" ")[0] for arm in arms}
-    if declared.reference is not None and declared.reference not in {*arms, *names}:
-        raise choose("comparison.reference", declared.reference, set(arms))
-    if str(declared.metric).startswith("test/") and not config.test:
+    if declared["reference"] is not None and declared["reference"] not in {*arms, *names}:
+        raise choose("comparison.reference", declared["reference"], set(arms))
+    if str(declared["metric"]).startswith("test/") and not config["test"]:
         raise ConfigError(
-            f"comparison.metric is {declared.metric}, but test=false never evaluates the test "
+            f"comparison.metric is {declared['metric']}, but test=false never evaluates the test "
             "split; give test=true or comparison.metric=val/accuracy"
         )
 
 
-def outcome(record: Record) -> str:
-    """Return the line about a finished run."""
-    name = "test/accuracy" if record.test_opened else "val/accuracy"
-    return f"{name} {record.metrics[name]:.4f} in {record.timing['total_seconds']:.1f} s"
-
-
-def _arm_of(config: DictConfig) -> str:
-    return f"{config.choices.init}/{config.choices.strategy}"
-
-
-def _check_arm(config: DictConfig, arguments: Sequence[Override]) -> None:
-    """Refuse to override on the command line what the swept arms set themselves.
-
-    Otherwise a table would say ``scratch`` of something that is not the arm of this name.
-    """
-    if config.arm is None:
-        return
-    keys = _arm_keys(str(config.arm), config.config_dirs)
-    for override in arguments:
-        key = override.key_or_group
-        for own in keys:
-            if own == key or own.startswith(f"{key}."):
-                raise ConfigError(
-                    f"{override.input_line!r} overrides what the arm {config.arm} sets ({own}); "
-                    "change the arm's file, or write an arm of your own with --config-dir"
-                )
-
-
-def _arm_keys(arm: str, config_dirs: Sequence[str]) -> list[str]:
-    for root in (*map(Path, config_dirs), conf_folder()):
-        path = root / "arm" / f"{arm}.yaml"
-        if path.is_file():
-            content = yaml.safe_load(path.read_text())
-            keys = []
-            for entry in content.pop("defaults", []):
-                if isinstance(entry, str):  # another arm, whose keys are this arm's too
-                    keys += _arm_keys(entry.removeprefix("/arm/"), config_dirs)
-                else:
-                    keys += [name.split("/")[-1] for name in entry]
-            return [*keys, *_leaves(content)]
-    return []
-
-
-def _leaves(node: Any, prefix: str = "") -> list[str]:
-    if not isinstance(node, dict):
-        return [prefix]
-    return [
-        leaf for key, value in node.items() for leaf in _leaves(value, f"{prefix}.{key}".strip("."))
-    ]
+def _arm_of(config: Mapping[str, Any]) -> str:
+    return f"{config['choices']['init']}/{config['choices']['strategy']}"
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The command: ``warmstart train | compare | look | plan | report | models | store``."""
+"""The command: ``warmstart train | compare | status | look | plan | report | models | store``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ From scratch, or from pretrained weights? Compare them on your own images, with 
 commands:
   train [overrides]                      one run; -m sweeps over values with commas
   compare comparison=NAME [overrides]    arms x data sizes x seeds, then the report
+  status [DIR] [--watch] [--json]        how far a comparison is: running, left, failed, cost
   look [overrides] [--out FILE]          the images as training will see them, and what is wrong
   plan [overrides] [--json]              what training would do, before anything trains
   report DIR... [--out FILE]             table and HTML from the records on disk
@@ -30,7 +31,7 @@ commands:
   warmstart COMMAND --help               more about one of them
   warmstart --version
 """
-_COMMANDS = ("train", "compare", "look", "plan", "report", "models", "store")
+_COMMANDS = ("train", "compare", "status", "look", "plan", "report", "models", "store")
 _TAKING_OVERRIDES = ("train", "compare", "look", "plan")
 _DONE, _FAILED, _WRONG, _INTERRUPTED = 0, 1, 2, 130
 
@@ -132,6 +133,29 @@ def _report(args: list[str]) -> None:
     summarize(options.folders, options.out)
 
 
+def _status(args: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="warmstart status",
+        description="Show how far the runs are: done, running (step, time left, device), still to "
+        "come, failed and why; and what they have cost. Read from disk alone, also from another "
+        "machine that sees the folder, while they run.",
+    )
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path("outputs"),
+        metavar="DIR",
+        help="an output folder (default: outputs), a comparison in it, or a run",
+    )
+    parser.add_argument("--watch", action="store_true", help="go on until all have ended")
+    parser.add_argument("--json", action="store_true", help="for programs: every run")
+    options = parser.parse_args(args)
+    from warmstart.status_view import status_command
+
+    status_command(options.folder, watch=options.watch, as_json=options.json)
+
+
 def _models(args: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="warmstart models",
@@ -219,6 +243,7 @@ _OTHERS = {
     "look": _look,
     "plan": _plan,
     "report": _report,
+    "status": _status,
     "models": _models,
     "store": _store,
 }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +18,18 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from warmstart.data.preparation import Preparation
-from warmstart.errors import ConfigError, choose, nearest
+from warmstart.errors import ConfigError, choose
 from warmstart.screening import check_config_dirs, check_overrides, quoted
+from warmstart.targets import (
+    OWN_KEYS,
+    TARGETS,
+    check_missing,
+    check_node,
+    missing,
+    no_key,
+    parameters,
+)
 
-# Each group's `_target_` must lie in one module of ours; nothing else is ever imported or called.
-TARGETS = {
-    "data": "warmstart.data.",
-    "augment": "warmstart.data.augment.",
-    "model": "warmstart.models.",
-    "init": "warmstart.models.init.",
-    "strategy": "warmstart.strategies.phases.",
-    "optimizer": "warmstart.optim.optimizers.",
-    "scheduler": "warmstart.optim.schedules.",
-    "trainer": "warmstart.trainer.",
-    "logger": "warmstart.callbacks.",
-}
-# What the run itself reads in a group's node: for data, what all sources share.
-PREPARATION = inspect.signature(Preparation).parameters
-OWN_KEYS = {"data": set(PREPARATION), "model": {"weights", "channels"}}
-# What the run passes to the targets: no keys of a config.
-_PASSED = {"groups", "steps", "store", "folder", "labels"}
-# The types in the targets' signatures, in words and as a config holds them.
-_KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
-    "Mapping": ("a mapping", (dict,)),
-    "None": ("null", (type(None),)),
-    "Path": ("a path", (str,)),
-    "Sequence": ("a list", (list,)),
-    "bool": ("true or false", (bool,)),
-    "float": ("a number", (int, float)),
-    "int": ("a whole number", (int,)),
-    "str": ("text (a number in quotes: '\"5\"')", (str,)),
-    "tuple": ("a list", (list,)),
-}
 # Keys that `without_hydra` adds to a config.
 _OURS = {"choices", "config_dirs"}
 
@@ -122,28 +101,63 @@ def config_dirs_of(hydra: DictConfig) -> list[str]:
     ]
 
 
-def plain(cfg: DictConfig) -> dict[str, Any]:
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """Return a config as plain dicts and lists, with all interpolations resolved.
+
+    Raises:
+        ConfigError: An interpolation is broken.
+    """
+    with _resolving():
+        content = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(content, dict)
+    return {str(name): value for name, value in content.items()}
+
+
+@contextlib.contextmanager
+def _resolving() -> Iterator[None]:
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"the config does not resolve: {reason}") from error
+
+
+def plain(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     """Return the resolved config as plain dicts and lists, checked against its targets.
+
+    Args:
+        cfg: As `compose` returns it, or what `resolved` makes of that.
 
     Raises:
         ConfigError: A value is missing, an interpolation broken, a key or target unknown.
     """
-    try:
-        missing = sorted(OmegaConf.missing_keys(cfg))
-        if missing:
-            raise ConfigError(f"{missing[0]} has no value; give it one: {missing[0]}=VALUE")
-        content = OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"the config does not resolve: {reason}") from error
-    assert isinstance(content, dict)
-    result = {str(name): value for name, value in content.items()}
-    for name, node in result.items():
+    if isinstance(cfg, DictConfig):
+        # Before they are resolved, so that the key is named that lacks, not one that refers to it.
+        with _resolving():
+            lacking = sorted(OmegaConf.missing_keys(cfg))
+        check_missing(lacking)
+        cfg = resolved(cfg)
+    config: dict[str, Any] = {str(name): node for name, node in cfg.items()}
+    for name, node in config.items():
         if name not in top_level_keys():
-            raise _no_key(name, _users_keys())
-        if name in TARGETS:
-            _check_node(name, node)
-    return result
+            raise no_key(name, _users_keys())
+        try:
+            _check_content(name, json.dumps(node))
+        except TypeError:  # a path or a date, which no file of ours can hold
+            _check(name, node)
+    return config
+
+
+@lru_cache(maxsize=1024)
+def _check_content(name: str, content: str) -> None:
+    """Check one top-level key; the cells of a sweep share most of what they have."""
+    _check(name, json.loads(content))
+
+
+def _check(name: str, node: Any) -> None:
+    check_missing(sorted(missing(name, node)))
+    if name in TARGETS:
+        check_node(name, node)
 
 
 @cache
@@ -164,49 +178,10 @@ def build(group: str, node: Mapping[str, Any], /, *args: Any, **passed: Any) -> 
     What the target does not take of `passed` is left out: not every data set needs a store.
     """
     target = get_object(node["_target_"])
-    takes = inspect.signature(target).parameters
+    takes = parameters(target)
     keys = {k: v for k, v in node.items() if k != "_target_" and k not in OWN_KEYS.get(group, ())}
     extra = {k: v for k, v in passed.items() if k in takes and keys.get(k) is None}
     return target(*args, **{**keys, **extra})
-
-
-def _check_node(name: str, node: Any) -> None:
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        raise ConfigError(f"{name} must name one of the options of conf/{name}; choose one")
-    target = str(node["_target_"])
-    if not target.startswith(TARGETS[name]):
-        raise ConfigError(f"{name}._target_ is {target!r}, but must lie in {TARGETS[name]}*")
-    try:
-        found = get_object(target)
-    except Exception as error:
-        raise ConfigError(f"{name}._target_ is {target!r}, which does not exist") from error
-    if not str(getattr(found, "__module__", "")).startswith("warmstart.") or not callable(found):
-        raise ConfigError(f"{name}._target_ is {target!r}, which is not of warmstart")
-    takes = inspect.signature(found).parameters
-    typed = {**(PREPARATION if name == "data" else {}), **takes}
-    allowed = set(typed) | OWN_KEYS.get(name, set())
-    for key, value in node.items():
-        if key != "_target_" and key not in allowed:
-            raise _no_key(f"{name}.{key}", allowed - (_PASSED - set(node)))
-        if key in typed:
-            _check_type(f"{name}.{key}", value, str(typed[key].annotation))
-    for key, parameter in takes.items():
-        if parameter.default is parameter.empty and key not in {*node, *_PASSED, "name"}:
-            raise ConfigError(f"{name}.{key} has no value; give it one: {name}.{key}=VALUE")
-
-
-def _check_type(name: str, value: Any, annotation: str) -> None:
-    """Refuse a value that is not of the type that a target's signature names, and empty paths."""
-    names = annotation.replace("str | Path", "Path").split(" | ")
-    kinds = [_KINDS.get(kind.partition("[")[0]) for kind in names]
-    known = [kind for kind in kinds if kind is not None]
-    fits = any(
-        isinstance(value, types) and (bool in types or not isinstance(value, bool))
-        for _, types in known
-    )
-    if (len(known) == len(kinds) and not fits) or (value == "" and "Path" in names):
-        words = " or ".join(word for word, _ in known)
-        raise ConfigError(f"{name} is {value!r}, but must be {words}")
 
 
 @contextlib.contextmanager
@@ -246,7 +221,7 @@ def _sentence(error: Exception, overrides: Sequence[str]) -> str:
     if key:
         node = getattr(cause, "parent_node", None)
         known = [str(k) for k in node] if "." in key and isinstance(node, Mapping) else None
-        return str(_no_key(key, known or _users_keys()))
+        return str(no_key(key, known or _users_keys()))
     text = str(error).strip() or str(error.__cause__ or type(error).__name__)
     if "Ambiguous value" in text:
         word = text.split("'")[1]
@@ -255,13 +230,6 @@ def _sentence(error: Exception, overrides: Sequence[str]) -> str:
         bad = error.override or " ".join(overrides)
         return f"{bad!r} does not parse; write KEY=VALUE, and quote special characters in VALUE"
     return f"the overrides {' '.join(overrides)!r} do not compose: {text.splitlines()[0]}"
-
-
-def _no_key(key: str, known: Iterable[str]) -> ConfigError:
-    names = sorted(name for name in known if name not in ("_target_", "hydra"))
-    hint = nearest(key.rpartition(".")[2], names)
-    allowed = ", ".join(names) or "none"
-    return ConfigError(f"there is no key {key!r}; allowed are {allowed}{hint}")
 
 
 def _users_keys() -> frozenset[str]:

@@ -22,6 +22,7 @@ from warmstart.data.samples import Samples
 from warmstart.data.unlabelled import unlabelled_folder
 from warmstart.data.views import needs_originals
 from warmstart.models.architecture import Input
+from warmstart.targets import OWN_KEYS, PREPARATION
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ def feed(config: Mapping[str, Any], wanted: Input | None, *, fallback: int | Non
     augment: Augment = configs.build("augment", config["augment"])
     prepared = preparation(config)
     originals = augment.needs_originals or needs_originals(config["eval"]["crops"])
-    source = {k: v for k, v in config["data"].items() if k not in configs.OWN_KEYS["data"]}
+    source = {k: v for k, v in config["data"].items() if k not in OWN_KEYS["data"]}
     shared = dataclasses.replace(prepared, per_class=None, fraction=None)
     dataset = _dataset(
         json.dumps([source, dataclasses.asdict(shared), config["store"], config["cache_gib"]]),
@@ -82,18 +83,21 @@ def _subset(
 def preparation(config: Mapping[str, Any]) -> Preparation:
     """Return the keys of ``data=`` that all sources share."""
     return Preparation(
-        **{name: config["data"][name] for name in configs.PREPARATION if name in config["data"]}
+        **{name: config["data"][name] for name in PREPARATION if name in config["data"]}
     )
 
 
-def train_batches(config: Mapping[str, Any], images: Images, augment: Augment) -> TrainBatches:
-    """Return the batches that the run trains on."""
+def train_batches(
+    config: Mapping[str, Any], images: Images, augment: Augment, *, part: slice = slice(None)
+) -> TrainBatches:
+    """Return the batches that the run trains on, or the part that one of its processes takes."""
     return TrainBatches(
         images.train,
         batch_size=config["batch_size"],
         seed=config["seed"],
         augment=augment,
         balanced=config["balance"] == "sampling",
+        part=part,
     )
 
 

@@ -35,19 +35,25 @@ NOT_IDENTITY = (
     "keep",
     "logger",
     "model.channels",  # the input of a run says it
+    "lr_batch",  # the rate that follows from it stands in its place
     "model.weights",
+    "on_oom",
     "out",
+    "resources",
     "source",
     "store",
     "trainer.workers",
 )
 
+# Keys that came later, with the value at which all is as it was before: there they are left out,
+# so that finished runs stay valid.
+NEUTRAL = {"accumulate": 1, "trainer.devices": 1, "trainer.sync_batchnorm": False}
+
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a resolved config that belongs to a run's identity."""
-    return {
-        name: _without(value, name) for name, value in config.items() if name not in NOT_IDENTITY
-    }
+    result: dict[str, Any] = _without(config, "")
+    return result
 
 
 def key(
@@ -81,6 +87,7 @@ def _without(node: Any, path: str) -> Any:
     result = {}
     for name, value in node.items():
         below = f"{path}.{name}" if path else str(name)
-        if below not in NOT_IDENTITY:
+        neutral = below in NEUTRAL and value == NEUTRAL[below]
+        if below not in NOT_IDENTITY and not neutral:
             result[name] = _without(value, below)
     return result

@@ -52,7 +52,7 @@ def estimate(
     schedule: Callable[[list[LayerGroup]], PhaseSchedule],
     optimizer: Callable[[Sequence[LayerGroup]], torch.optim.Optimizer],
 ) -> Memory:
-    """Return what `run` takes, in float32, in the phase that takes most.
+    """Return what `run` takes on each of its devices, in float32, in the phase that takes most.
 
     Args:
         run: Whose batches and phases count.
@@ -66,9 +66,10 @@ def estimate(
     phases = schedule(layer_groups(model, run.architecture.layout))
     image = (run.input.channels, *run.images.size)
     steps, trained = [0], list[nn.Parameter]()
+    images = run.config["batch_size"] // run.hardware.devices
     for phase in _largest(run.phases) if run.steps else []:
         phases.apply(model, phase.start)
-        steps.append(training_step_bytes(model, (run.config["batch_size"], *image)))
+        steps.append(training_step_bytes(model, (images, *image)))
         trains = [parameter for parameter in model.parameters() if parameter.requires_grad]
         trained = max(trained, trains, key=len)
     views = len(run.crops) if run.crops else 1

@@ -28,7 +28,7 @@ from warmstart.models.weights import Weights, read_file, resolve
 from warmstart.optim.schedules import Schedule
 from warmstart.origins import WEIGHTS_FILE, check_same_net, named_weights, weights_of_run
 from warmstart.results.record import Record, read
-from warmstart.scalars import check_scalars, length
+from warmstart.scalars import check_scalars, length, scaled_rate
 from warmstart.strategies.phases import Phase
 from warmstart.trainer import Hardware
 
@@ -99,20 +99,26 @@ class Run:
         return record if kept else None
 
 
-def prepare(cfg: DictConfig) -> Run:
+def prepare(cfg: DictConfig | Mapping[str, Any], *, elsewhere: bool = False) -> Run:
     """Check a config and return the run that it describes; nothing but caches is written.
+
+    Args:
+        cfg: As `configs.compose` returns it, or a resolved one of plain dicts and lists.
+        elsewhere: It will run on another machine: whether this one has the device is no matter.
 
     Raises:
         ConfigError: What is wrong, in one sentence.
     """
-    return _prepare(cfg, ())
+    return _prepare(cfg, (), elsewhere)
 
 
-def _prepare(cfg: DictConfig, chain: tuple[str, ...]) -> Run:
+def _prepare(cfg: DictConfig | Mapping[str, Any], chain: tuple[str, ...], elsewhere: bool) -> Run:
     """Prepare the run; `chain` names the source runs that it is a source of."""
     config = configs.plain(cfg)
     check_scalars(config)
     hardware: Hardware = configs.build("trainer", config["trainer"])
+    if not elsewhere:
+        hardware.check()
     architecture: Architecture = configs.build("model", config["model"])
     init: Init = configs.build("init", config["init"])
     source, weights = weights_of(config, architecture, init, chain)
@@ -121,10 +127,11 @@ def _prepare(cfg: DictConfig, chain: tuple[str, ...]) -> Run:
     unlabelled = _unlabelled(config, init, images)
 
     config = {**config, "trainer": hardware.resolved(), **length(config, images=len(images.train))}
-    if augment.mix is not None and config["batch_size"] < 2:
+    config |= scaled_rate(config)
+    if augment.mix is not None and config["batch_size"] < 2 * hardware.devices:
         raise ConfigError(
             f"batch_size is {config['batch_size']}, but augment.mixup and augment.cutmix mix the "
-            "images of a batch; give a batch_size of at least 2"
+            f"images of a batch; give a batch_size of at least {2 * hardware.devices}"
         )
     steps, layout = config["steps"], architecture.layout
     phases = configs.build("strategy", config["strategy"], groups=len(layout), steps=steps)
@@ -188,8 +195,9 @@ def weights_of(
             f"the source {rest} starts from itself ({' -> '.join([*chain, rest])}); "
             "give one of them init=scratch, or other weights"
         )
-    dirs, trainer = tuple(config["config_dirs"]), json.dumps(config["trainer"])
-    source = _source_run(rest, config["store"], trainer, dirs, chain)
+    dirs = tuple(config["config_dirs"])
+    given = json.dumps({name: config[name] for name in ("trainer", "resources", "on_oom")})
+    source = _source_run(rest, config["store"], given, dirs, chain)
     if source.config["keep"] != "best":
         raise ConfigError(
             f"init.weights={name}, but source/{rest}.yaml has keep={source.config['keep']}, which "
@@ -202,12 +210,18 @@ def weights_of(
 
 @functools.lru_cache(maxsize=8)
 def _source_run(
-    name: str, store: str, trainer: str, config_dirs: tuple[str, ...], chain: tuple[str, ...]
+    name: str, store: str, given: str, config_dirs: tuple[str, ...], chain: tuple[str, ...]
 ) -> Run:
     """Prepare a source run; composing it costs 70 ms, which the cells of a comparison share."""
     cfg = configs.compose([f"source={name}", f"out={store}"], config_dirs=config_dirs)
-    cfg.store, cfg.trainer = store, json.loads(trainer)
-    return _prepare(cfg, (*chain, name))
+    own = json.loads(given)
+    # The source's own timeout: it may train far longer than the runs that it serves.
+    own["resources"]["timeout"] = cfg.resources.timeout
+    cfg.store = store
+    for part, value in own.items():
+        cfg[part] = value
+    # Its trainer is that of the run, which has been checked.
+    return _prepare(cfg, (*chain, name), elsewhere=True)
 
 
 def _unlabelled(config: Mapping[str, Any], init: Init, images: Images) -> tuple[Split, str] | None:

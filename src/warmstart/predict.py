@@ -16,6 +16,7 @@ from warmstart.data.batches import eval_loader
 from warmstart.data.images import Split, Vault
 from warmstart.data.views import Crops
 from warmstart.metrics import classification_metrics
+from warmstart.ranks import ALONE, Ranks
 from warmstart.store import publish
 from warmstart.task import Classification
 
@@ -34,6 +35,7 @@ def evaluate(
     crops: Crops | None = None,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """Predict every split once, write the predictions, and return the metrics.
 
@@ -53,20 +55,22 @@ def evaluate(
         crops: What is shown of each image; None shows the pictures that training had.
         workers: Processes that make batches.
         progress: Called with the images that are predicted, and all images.
+        ranks: This process among those that share the batches; the first one opens vaults, writes
+            and knows the metrics.
 
     Returns:
-        ``split/name`` to value.
+        ``split/name`` to value; nothing on other ranks than the first.
     """
-    arrays = _written(path, weights)
-    absent = [name for name in splits if f"{name}_logits" not in arrays]
+    arrays = _written(path, weights) if ranks.leads else {}
+    absent = ranks.from_first([name for name in splits if f"{name}_logits" not in arrays])
     if absent:
         arrays |= {"classes": np.array(classes), "weights": np.array(weights)}
         collect = _Collect(crops, sum(len(splits[name]) for name in absent), progress)
         trainer.callbacks.append(collect)  # type: ignore[attr-defined]
         for name in absent:
             split = splits[name]
-            images = split.open(path.with_name(OPENINGS)) if isinstance(split, Vault) else split
-            loader = eval_loader(images, workers=workers, crops=crops)
+            images = split if isinstance(split, Split) else _opened(split, path, ranks)
+            loader = eval_loader(images, workers=workers, crops=crops, ranks=ranks)
             try:
                 trainer.predict(task, loader, return_predictions=False)
             except SystemExit as error:
@@ -74,9 +78,14 @@ def evaluate(
                 raise KeyboardInterrupt from error
             arrays[f"{name}_ids"] = np.array(split.ids)
             arrays[f"{name}_labels"] = split.labels
-            arrays[f"{name}_logits"] = collect.take().numpy()
+            count = len(loader.dataset)  # type: ignore[arg-type]
+            logits = ranks.collected(collect.take(), count, everywhere=False)
+            arrays[f"{name}_logits"] = torch.cat(logits).numpy() if ranks.leads else np.empty(0)
         trainer.callbacks.remove(collect)  # type: ignore[attr-defined]
-        publish(path, lambda part: _write(part, arrays))
+        if ranks.leads:
+            publish(path, lambda part: _write(part, arrays))
+    if not ranks.leads:
+        return {}
     metrics: dict[str, float] = {}
     for name, split in splits.items():
         logits_of = torch.from_numpy(arrays[f"{name}_logits"])
@@ -109,10 +118,17 @@ class _Collect(pl.Callback):
         if self._progress is not None:
             self._progress(self._done, self._images)
 
-    def take(self) -> Tensor:
-        """Return the predictions since the last call: float32 [n, classes]."""
-        logits, self._logits = torch.cat(self._logits), []
+    def take(self) -> list[Tensor]:
+        """Return the predictions since the last call, by batch: float32 [n, classes]."""
+        logits, self._logits = self._logits, []
         return logits
+
+
+def _opened(vault: Vault, path: Path, ranks: Ranks) -> Split:
+    """Return a closed split, once the first rank has written down that it was opened."""
+    split = vault.open(path.with_name(OPENINGS) if ranks.leads else None)
+    ranks.from_first(None)
+    return split
 
 
 def _written(path: Path, weights: str) -> dict[str, np.ndarray]:

@@ -237,6 +237,7 @@ def _length(run: Run) -> dict[str, Any]:
     return {
         "steps": run.steps,
         "batch_size": batch,
+        "devices": run.hardware.devices,
         "images": {name: len(split) for name, split in run.images.splits.items()},
         "image_size": list(run.images.size),
         "images_per_epoch": train,
@@ -255,6 +256,7 @@ def _logs(run: Run) -> list[dict[str, str]]:
     files = {
         "result.json": "the record: config, digests, metrics, curves",
         "predictions.npz": "logits of validation and test" if tests else "logits of validation",
+        "state.json": "how far it is, and what it has cost: for warmstart status",
     }
     if tests:
         files[OPENINGS] = "a line for each time that the test split was opened"

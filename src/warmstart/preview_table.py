@@ -166,8 +166,10 @@ def _weights(weights: Plan) -> str:
 
 
 def _length(plan: Plan) -> str:
+    devices, batch = plan["devices"], plan["batch_size"]
+    shared = f" ({batch // devices} on each of {devices} devices)" if devices > 1 else ""
     return (
-        f"{_counted(plan['steps'], 'step')} of {_counted(plan['batch_size'], 'image')}: "
+        f"{_counted(plan['steps'], 'step')} of {_counted(batch, 'image')}{shared}: "
         f"{_counted(plan['epochs'], 'epoch', '.3g')} of "
         f"{_counted(plan['steps_per_epoch'], 'step', '.4g')}; "
         f"{_counted(plan['validations'], 'validation')}, one every "
@@ -194,7 +196,8 @@ def _memory(plan: Plan) -> str:
     if memory["total"] is None:
         return f"not estimated, {memory['reason']}; {images}"
     return (
-        f"about {_size(memory['total'])} on the device in float32: model "
+        f"about {_size(memory['total'])} on {'the' if plan['devices'] == 1 else 'each'} device in "
+        f"float32: model "
         f"{_size(memory['model'])}, optimizer {_size(memory['optimizer'])}, and a training step "
         f"{_size(memory['training_step'])} or a validation step "
         f"{_size(memory['validation_step'])}; {images}"

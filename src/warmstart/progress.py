@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -15,6 +16,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from warmstart.launch.jobs import Job
+from warmstart.status_view import Watch
 
 _REFRESH_SECONDS = 0.1
 
@@ -72,7 +76,6 @@ class Display:
 
     def start(self, label: str) -> None:
         """Begin the next run."""
-        self._number += 1
         self._label = label
         self._began = time.monotonic()
         self._first: int | None = None
@@ -94,13 +97,27 @@ class Display:
         rate = (done - self._first) / max(now - self._began, 1e-9)
         self._bars.update(self._steps, completed=done, total=steps, rate=f"{rate:.0f} steps/s")
 
-    def end(self, outcome: str) -> None:
-        """End the run with one line about it."""
+    def watch(self, jobs: Sequence[Job]) -> Watch:
+        """Return what shows runs of other processes while it is entered."""
+        if self._bars is not None:
+            self._bars.stop()  # one live display at a time
+            self._bars = None
+        return Watch(jobs, self.console)
+
+    def end(self, outcome: str, *, label: str | None = None, shared: bool = False) -> None:
+        """End a run with one line about it.
+
+        Args:
+            outcome: How it ended.
+            label: Of the run; None for the one that was started last.
+            shared: It is no cell of its own, but one that others start from.
+        """
         if self._bars is not None:
             if self._steps is not None:
                 self._bars.remove_task(self._steps)
             self._steps = None
-            if self._total > 1:
+            if self._total > 1 and not shared:
                 self._bars.advance(self._cells)
-        number = f"[{self._number}/{self._total}] " if self._total > 1 else ""
-        self.say(f"{number}{self._label}: {outcome}")
+        self._number += not shared
+        number = f"[{self._number}/{self._total}] " if self._total > 1 and not shared else ""
+        self.say(f"{number}{label or self._label}: {outcome}")

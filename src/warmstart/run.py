@@ -4,38 +4,42 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import logging
+import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from warmstart import configs, environment, store
+from warmstart import configs, environment, multiprocess, stopping, store
+from warmstart.beat import Beat, Progress, Report, place
 from warmstart.callbacks import checkpoint
-from warmstart.callbacks.phases import PhaseSchedule, check_statistics
-from warmstart.callbacks.proof import FreezeProof
-from warmstart.callbacks.recorder import Logger, Recorder
-from warmstart.data.batches import TrainBatches, eval_loader, train_loader
+from warmstart.callbacks.phases import check_statistics
+from warmstart.callbacks.recorder import Logger
 from warmstart.data.images import openings
-from warmstart.data.preprocess import Preprocess
 from warmstart.digests import tensors_digest
 from warmstart.errors import ConfigError, RunError
+from warmstart.evaluation import evaluation
 from warmstart.feed import train_batches
+from warmstart.fit import fit
 from warmstart.identity import identity
 from warmstart.initial import Initial, initial_model
+from warmstart.labels import labels, title
 from warmstart.models import layers
 from warmstart.models.weights import save
-from warmstart.plan import Run
-from warmstart.predict import OPENINGS, evaluate
-from warmstart.results.metric import Size, size_label, size_phrase, training_size
+from warmstart.out_of_memory import (
+    OutOfMemory,
+    free_memory,
+    smaller_micro_batches,
+)
+from warmstart.plan import Run, prepare
+from warmstart.predict import OPENINGS
+from warmstart.ranks import ALONE, Ranks
 from warmstart.results.record import Record
-from warmstart.task import Classification, class_weights
-
-Progress = Callable[[int, int], None]
+from warmstart.trainer import Hardware
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +57,7 @@ def execute(run: Run, *, progress: Progress | None = None) -> Record:
     Raises:
         ConfigError: The weights are wrong, or do not fit the strategy.
         RunError: The run failed; its record says why too.
+        Stopped: It was asked to; after a checkpoint, where training had begun.
     """
     with store.lock(run.folder):
         record = run.finished()
@@ -61,35 +66,103 @@ def execute(run: Run, *, progress: Progress | None = None) -> Record:
             _log.debug("finished before; delete %s to run it again", run.folder)
             return record
         run.folder.mkdir(exist_ok=True)
-        try:
-            if run.source is not None and run.source.finished() is None:
-                _log.info("the source run comes first, once: %s", run.source.folder)
-                execute(run.source, progress=progress)
-            return _train(run, progress or (lambda step, steps: None))
-        except Exception as error:
-            _record_failure(run, error)
-            if isinstance(error, (ConfigError, RunError)):
-                raise
-            reason = " ".join(str(error).split())
-            raise RunError(f"{type(error).__name__}: {reason}") from error
+        devices, device = place(run.config, run.hardware.device)
+        with Beat(
+            run.folder, steps=run.steps, devices=devices, device=device, progress=progress
+        ) as beat:
+            return _alone(run, beat, progress)
 
 
-def _train(run: Run, progress: Progress) -> Record:
+def _alone(run: Run, beat: Beat, progress: Progress | None) -> Record:
+    """Run what no other process runs; write down why it failed."""
+    try:
+        stopping.check()
+        if run.source is not None and run.source.finished() is None:
+            _log.info("the source run comes first, once: %s", run.source.folder)
+            execute(run.source, progress=progress)
+        if run.hardware.devices > 1:
+            record = _in_processes(run, beat)
+        else:
+            record = _with_enough_memory(run, beat)
+        assert record is not None
+        return record
+    except stopping.Stopped:
+        raise
+    except Exception as error:
+        _record_failure(run, error)
+        if isinstance(error, (ConfigError, RunError)):
+            raise
+        reason = " ".join(str(error).split())
+        raise RunError(f"{type(error).__name__}: {reason}") from error
+
+
+def _with_enough_memory(run: Run, report: Report) -> Record | None:
+    """Train; where memory runs out, once more from the start with smaller micro-batches."""
+    try:
+        return _train(run, report)
+    except OutOfMemory as error:
+        accumulated, step = smaller_micro_batches(run.config, error), error.step
+        if not accumulated:
+            raise
+    # Not in the handler: what it handles refers to all that filled the memory.
+    free_memory()
+    _log.warning(
+        "out of memory after step %d of %d: once more from the start, with accumulate=%d",
+        *(step, run.steps, accumulated),
+    )
+    checkpoint.remove(run.folder)
+    report.stage("preparing")
+    return _train(run, report, accumulated=accumulated)
+
+
+def _in_processes(run: Run, report: Report) -> Record | None:
+    """Train in one process per device, of which the first writes the record."""
+    cpu = run.hardware.device == "cpu"
+    target = f"{Hardware.__module__}.{Hardware.__qualname__}"  # which a run's config has no more
+    config = {**run.config, "trainer": {"_target_": target, **run.config["trainer"]}}
+    multiprocess.together(
+        _be_rank,
+        *(config, run.key),
+        world=run.hardware.devices,
+        device=run.hardware.device,
+        # Neither a GPU nor a pool of threads survives a fork.
+        fork=cpu and run.hardware.threads == 1 and sys.platform == "linux",
+        report=report,
+    )
+    return run.finished()
+
+
+def _be_rank(config: Mapping[str, Any], key: str, ranks: Ranks, report: Report) -> None:
+    """Train in one of several processes."""
+    run = prepare(config)
+    if run.key != key:
+        raise RunError("the data or the weights have changed while the run started; start it again")
+    _train(run, report, ranks=ranks)
+
+
+def _train(
+    run: Run, report: Report, *, accumulated: int = 0, ranks: Ranks = ALONE
+) -> Record | None:
+    """Train and evaluate; write and return the record, if this process is the one that does."""
     started = time.monotonic()
     run.hardware.apply()
-    initial = _initial(run, progress)
+    initial = _initial(run, report.step)
     model, groups = initial.model, initial.groups
     initial_digest = tensors_digest(model.state_dict())
-    batches = train_batches(run.config, run.images, run.augment)
-    logger = configs.build(
-        "logger", run.config["logger"], folder=run.folder, name=_name(run), labels=_labels(run)
+    _check_equal(initial_digest, ranks)
+    batches = train_batches(run.config, run.images, run.augment, part=ranks.part)
+    loggers = [_logger(run)] if ranks.leads else []
+    task, recorder, divergence = fit(
+        *(run, model, groups, batches, loggers, report), accumulated=accumulated, ranks=ranks
     )
-    task, recorder = _fit(run, model, groups, batches, logger, progress)
     timing = {"train_seconds": recorder.seconds, "curves": _seconds(recorder.rows)}
     if recorder.best is not None:
         model.load_state_dict(recorder.best["model"])
     weights = tensors_digest(model.state_dict())
-    metrics = _evaluate(run, task, weights)
+    report.stage("evaluating")
+    metrics = evaluation(run, task, recorder, weights, ranks)
+    if not ranks.leads:
+        return None
     if run.config["keep"] == "best":
         save(run.weights_file, model.state_dict(), run.input, run.images.classes)
     options = json.dumps(run.config["augment"], sort_keys=True)
@@ -108,14 +181,31 @@ def _train(run: Run, progress: Progress) -> Record:
         input=json.loads(json.dumps(dataclasses.asdict(run.input))),
         init={"weights": run.origins, **initial.as_dict()},
         freeze_proof=recorder.proof.entries,
+        accumulated=recorder.accumulated,
+        rank_divergence=divergence,
     )
     # After all other files: where it stands, the run is finished and nothing is done again.
     record.write(run.folder)
     checkpoint.remove(run.folder)
     # Mirrors come after the record, and a disk that is full by now cannot undo it.
     with contextlib.suppress(OSError):
-        logger.finish(recorder.rows, metrics)
+        loggers[0].finish(recorder.rows, metrics)
     return record
+
+
+def _logger(run: Run) -> Logger:
+    logger: Logger = configs.build(
+        "logger", run.config["logger"], folder=run.folder, name=title(run), labels=labels(run)
+    )
+    return logger
+
+
+def _check_equal(digest: str, ranks: Ranks) -> None:
+    if len(set(ranks.all_values(digest))) > 1:
+        raise RunError(
+            "the processes of the run begin with different models, though all make theirs from the "
+            "same seed and data; is a part of the initialization not deterministic on this device?"
+        )
 
 
 def _description(run: Run, status: str, timing: dict[str, Any]) -> Record:
@@ -143,95 +233,12 @@ def _initial(run: Run, progress: Progress) -> Initial:
         _log.debug("weights %s: %s", " <- ".join(run.origins), initial.report)
     if run.config["trainer"]["channels_last"]:
         initial.model.to(memory_format=torch.channels_last)
+    if run.hardware.sync_batchnorm:
+        convert: Any = torch.nn.SyncBatchNorm.convert_sync_batchnorm
+        model = convert(initial.model)
+        groups = layers.layer_groups(model, run.architecture.layout)  # of the new layers
+        initial = dataclasses.replace(initial, model=model, groups=groups)
     return initial
-
-
-def _task(
-    run: Run,
-    model: torch.nn.Module,
-    groups: list[layers.LayerGroup],
-    resume: dict[str, Any] | None,
-) -> Classification:
-    if resume is not None:
-        model.load_state_dict(resume["model"])
-    channels_last = run.config["trainer"]["channels_last"]
-    classes, weighted = len(run.images.classes), run.config["balance"] == "loss"
-    return Classification(
-        model,
-        Preprocess(run.input, augment=run.augment, channels_last=channels_last),
-        optimizer=functools.partial(configs.build, "optimizer", run.config["optimizer"], groups),
-        seed=run.config["seed"],
-        classes=classes,
-        mix=run.augment.mix,
-        class_weights=class_weights(run.images.train.labels, classes) if weighted else None,
-        auxiliary_weight=run.architecture.auxiliary_weight,
-        first_step=resume["step"] if resume else 0,
-        optimizer_state=resume["optimizer"] if resume else None,
-    )
-
-
-def _fit(
-    run: Run,
-    model: torch.nn.Module,
-    groups: list[layers.LayerGroup],
-    batches: TrainBatches,
-    logger: Logger,
-    progress: Progress,
-) -> tuple[Classification, Recorder]:
-    """Train from the newest checkpoint, or from the start, to the last step."""
-    resume = checkpoint.load_newest(run.folder)
-    if resume is not None:
-        _log.info("going on after step %d of %d", resume["step"], run.steps)
-    task = _task(run, model, groups, resume)
-    state = resume["proof"] if resume else None
-    proof = FreezeProof(run.phases, groups, steps=run.steps, resume=state)
-    recorder = Recorder(
-        run.folder,
-        steps=run.steps,
-        proof=proof,
-        log_every=run.config["log_every_steps"],
-        checkpoint_seconds=run.config["checkpoint_seconds"],
-        loggers=[logger],
-        progress=lambda step: progress(step, run.steps),
-        resume=resume,
-    )
-    left = run.steps - task.first_step
-    if left <= 0:
-        return task, recorder
-    schedule = PhaseSchedule(run.phases, run.schedule, groups, lr=run.config["optimizer"]["lr"])
-    trainer = run.hardware.trainer(
-        steps=left,
-        val_every=run.config["val_every_steps"],
-        callbacks=[proof, schedule, recorder],
-    )
-    cuts = run.augment.needs_originals and run.images.train.originals is not None
-    busy = run.dataset.streamed or run.augment.draws or cuts
-    workers = run.hardware.loaders(busy=busy)
-    loader = train_loader(batches, first=task.first_step, steps=run.steps, workers=workers)
-    try:
-        trainer.fit(
-            task,
-            loader,
-            eval_loader(run.images.val, workers=workers if run.dataset.streamed else 0),
-        )
-    except SystemExit as error:
-        # Lightning turns Ctrl-C into an exit with code 1, which would look like a failed run.
-        raise KeyboardInterrupt from error
-    return task, recorder
-
-
-def _evaluate(run: Run, task: Classification, weights: str) -> dict[str, float]:
-    names = ("val", "test") if run.config["test"] else ("val",)
-    return evaluate(
-        task,
-        {name: run.images.splits[name] for name in names},
-        trainer=run.hardware.trainer(steps=0, val_every=1, callbacks=[]),
-        classes=run.images.classes,
-        weights=weights,
-        path=run.folder / "predictions.npz",
-        crops=run.crops,
-        workers=run.hardware.loaders(busy=run.dataset.streamed or run.crops is not None),
-    )
 
 
 def _record_failure(run: Run, error: Exception) -> None:
@@ -257,35 +264,4 @@ def _curves(rows: Mapping[str, list[dict[str, float]]]) -> dict[str, dict[str, l
             if column != "seconds"
         }
         for split, part in rows.items()
-    }
-
-
-def _arm(run: Run) -> str:
-    choices = run.config["choices"]
-    return str(run.config["arm"] or f"{choices['init']}/{choices['strategy']}")
-
-
-def _place(run: Run) -> tuple[Size, int, int | None]:
-    """Return training size, seed and fold."""
-    data = run.config["data"]
-    size = training_size(data.get("per_class"), data.get("fraction"))
-    return size, run.config["seed"], data.get("fold")
-
-
-def _name(run: Run) -> str:
-    size, seed, fold = _place(run)
-    part = "" if fold is None else f", fold {fold}"
-    return f"{_arm(run)}, {size_phrase(size)}, seed {seed}{part}"
-
-
-def _labels(run: Run) -> dict[str, Any]:
-    """Return how a dashboard groups and finds the run."""
-    arm, (images, seed, fold) = _arm(run), _place(run)
-    size = size_label(images)
-    folds = [] if fold is None else [f"fold:{fold}"]
-    comparison = run.config["comparison"] or {}
-    return {
-        "group": comparison.get("name"),
-        "tags": [f"arm:{arm}"[:64], f"size:{size}", f"seed:{seed}", *folds],
-        "config": {**identity(run.config), "arm": arm, "size": size, "key": run.key},
     }

@@ -5,13 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from warmstart.errors import ConfigError
+from warmstart.errors import ConfigError, choose
 
 # Hydra would import and call what these name before anything of ours runs, or read more folders.
-_HYDRAS_OWN = ("hydra.callbacks", "hydra/callbacks", "hydra.searchpath")
+_HYDRAS_OWN = (
+    "hydra.callbacks",
+    "hydra/callbacks",
+    "hydra.searchpath",
+    "hydra.launcher._target_",
+    "hydra.sweeper._target_",
+    "hydra/sweeper",
+)
+_LAUNCHERS = ("basic", "local", "slurm")
 _BARE = re.compile(r"https?://|~/")
 
 
@@ -27,6 +36,9 @@ def check_overrides(overrides: Sequence[str]) -> None:
                 f"{override!r} sets a part of Hydra that runs or reads other files, which is not "
                 "allowed here; for configs of your own use --config-dir"
             )
+        key, _, value = override.lstrip("+").partition("=")
+        if key == "hydra/launcher" and value not in _LAUNCHERS:
+            raise choose("hydra/launcher", value, _LAUNCHERS)
 
 
 def quoted(overrides: Sequence[str]) -> list[str]:
@@ -60,8 +72,9 @@ def check_config_dirs(config_dirs: Sequence[str], *, shipped: Path) -> None:
                 )
             if _configures_hydra(path, path.relative_to(own)):
                 raise ConfigError(
-                    f"{path} configures Hydra itself, which could run any code; the only key of "
-                    "hydra that a config of your own may set is hydra.sweeper.params"
+                    f"{path} configures Hydra itself, which could run any code; what a config of "
+                    "your own may set is hydra.sweeper.params, the options of hydra.launcher, and "
+                    "`override /hydra/launcher` in its defaults"
                 )
 
 
@@ -75,11 +88,20 @@ def _configures_hydra(path: Path, name: Path) -> bool:
     if not isinstance(content, dict):
         return False
     package = [line for line in text.splitlines() if line.lstrip("# ").startswith("@package")]
-    elsewhere = [name.parts[0], *package, str(content.get("defaults"))]
+    elsewhere = [name.parts[0], *package, *map(str, _other_defaults(content.get("defaults")))]
     hydra = content.get("hydra") or {}
-    sweeper = hydra.get("sweeper") or {}
+    sweeper, launcher = hydra.get("sweeper") or {}, hydra.get("launcher") or {}
     return (
         any("hydra" in place for place in elsewhere)
-        or bool(set(hydra) - {"sweeper"})
+        or bool(set(hydra) - {"sweeper", "launcher"})
         or bool(set(sweeper) - {"params"})
+        or "_target_" in launcher
     )
+
+
+def _other_defaults(defaults: Any) -> list[Any]:
+    """Return the entries of a defaults list but those that choose one of our launchers."""
+    ours = [{f"override {slash}hydra/launcher": name} for slash in ("", "/") for name in _LAUNCHERS]
+    if not isinstance(defaults, list):
+        return [defaults]
+    return [entry for entry in defaults if entry not in ours]

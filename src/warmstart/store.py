@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from warmstart.errors import ConfigError
+from warmstart.locks import lock as lock  # part of what the store offers
 
 T = TypeVar("T")
 
@@ -37,12 +38,6 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 sum of a file in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def lock(path: Path) -> FileLock:
-    """Return the lock of `path`; the system frees it when its owner dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path.with_name(path.name + ".lock"))
 
 
 def publish(path: Path, write: Callable[[Path], object], *, parts: Path | None = None) -> None:

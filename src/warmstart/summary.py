@@ -16,11 +16,13 @@ def summarize(folders: Sequence[Path], out: Path | None = None) -> Path:
     Raises:
         ConfigError: A folder holds no records.
     """
-    from warmstart.results import loading, page, terminal
+    from warmstart.results import differences, loading, page, terminal
 
     comparisons = [found for folder in folders for found in loading.load(folder)]
     path = out or folders[0] / "report.html"
-    terminal.show(comparisons)
-    page.write(comparisons, path)
+    # For thousands of runs they take seconds, and both tell them.
+    found = [differences.differences(comparison) for comparison in comparisons]
+    terminal.show(comparisons, found=found)
+    page.write(comparisons, path, found)
     print(f"report: {path}")
     return path

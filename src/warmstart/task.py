@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from warmstart.data.batches import Batch
 from warmstart.data.preprocess import Preprocess
 from warmstart.randomness import derive
+from warmstart.ranks import ALONE, Ranks
 
 # From images [b, c, h, w], labels int64 [b] and the number of classes to mixed images and the
 # mass of each class in them, float32 [b, classes].
@@ -40,6 +41,11 @@ class Classification(pl.LightningModule):
         mix: Mixes the images of a training batch, and their labels; None leaves them.
         class_weights: float32 [classes], as `class_weights` returns them; None for ones.
         auxiliary_weight: Factor on the loss of each auxiliary classifier; 0 leaves them out.
+        accumulate: Micro-batches into which the batch of a step is cut: their gradients add up to
+            the whole batch's, with the memory of one. BatchNorm normalizes each by itself, and
+            dropout draws for one after the other.
+        ranks: This process among those of the run, which gets its part of every batch; each draws
+            noise of its own.
         first_step: Where a resumed run continues.
         optimizer_state: For a resumed run.
     """
@@ -57,6 +63,8 @@ class Classification(pl.LightningModule):
         mix: Mix | None = None,
         class_weights: Tensor | None = None,
         auxiliary_weight: float = 0.0,
+        accumulate: int = 1,
+        ranks: Ranks = ALONE,
         first_step: int = 0,
         optimizer_state: dict[str, Any] | None = None,
     ) -> None:
@@ -68,9 +76,11 @@ class Classification(pl.LightningModule):
         self.mix = mix
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.auxiliary_weight = auxiliary_weight
+        self.accumulate = accumulate
         self.first_step = first_step
         self.train_sums = torch.zeros(3)
         self.val_sums = torch.zeros(3)
+        self._own = () if ranks.world == 1 else (ranks.rank,)
         self._make_optimizer = optimizer
         self._optimizer_state = optimizer_state
 
@@ -91,7 +101,10 @@ class Classification(pl.LightningModule):
     def optimizer_zero_grad(
         self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer
     ) -> None:
-        # What the optimizer's own does, without a record for profilers at every step.
+        # What the optimizer's own does, without a record for profilers at every step. Lightning
+        # calls it after `training_step`, which by then holds the gradients of micro-batches.
+        if self.accumulate > 1:
+            return
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
@@ -102,11 +115,31 @@ class Classification(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # All noise draws from here: a function of the seed and the step. The mix comes before the
         # model, so that it is the same whatever the model draws for its dropout.
-        _seed_noise(derive(self.seed, "step", self.first_step + batch_idx), self.device)
+        place = ("step", self.first_step + batch_idx, *self._own)
+        _seed_noise(derive(self.seed, *place), self.device)
         pixels, targets, uniforms = batch
         x = self.preprocess(pixels, uniforms, train=True)
         if self.mix is not None:
             x, targets = self.mix(x, targets, self.classes)
+        if self.accumulate == 1:
+            return self._loss(x, targets)
+        return self._accumulated(x, targets)
+
+    def _accumulated(self, x: Tensor, targets: Tensor) -> Tensor:
+        """Return the last micro-batch's part of the loss; the others' gradients are in place."""
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        *first, last = zip(
+            x.tensor_split(self.accumulate), targets.tensor_split(self.accumulate), strict=True
+        )
+        for micro, labels in first:
+            loss = self._loss(micro, labels) * (len(micro) / len(x))
+            with torch.autocast(self.device.type, enabled=False):  # it is for the forward pass
+                loss.backward()  # type: ignore[no-untyped-call]
+        return self._loss(*last) * (len(last[0]) / len(x))
+
+    def _loss(self, x: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of some images, and count them."""
         output = self.model(x)
         logits, *auxiliary = (output,) if isinstance(output, Tensor) else output
         loss = _cross_entropy(logits, targets, self.class_weights)

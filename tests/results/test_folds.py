@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 from records import write_comparison
 from rich.console import Console
 
 from warmstart.cells import Sweep
 from warmstart.errors import ConfigError
+from warmstart.launch.jobs import Resources
+from warmstart.launch.work import Planned
 from warmstart.results.differences import differences
 from warmstart.results.loading import load
 from warmstart.results.page import render
@@ -325,28 +324,39 @@ def swept(out, *places, **declared):
         data = dict(zip(("per_class", "fraction", "fold"), values, strict=False))
         config = {"arm": None, "choices": {"init": "scratch", "strategy": "full"}, "data": data}
         config |= {"seed": values[3], "out": str(out), "comparison": comparison}
-        config |= {"config_dirs": [], "test": True}
+        config |= {"config_dirs": [], "test": True, "trainer": {}}
+        config |= {"resources": {"gpus": None, "cpus": None, "timeout": None}}
         lines = [f"{name}={value}" for name, value in zip(names, values, strict=True)]
-        cells.append(Cell(lines, lines, OmegaConf.create(config)))
+        cells.append(Cell(lines, lines, config))
     return cells
 
 
-@pytest.fixture
-def planned(monkeypatch):
-    """Let a sweep plan without data: a run's key is the text of its overrides."""
+class Nowhere:
+    """An engine that plans without data (a run's key is the text of its place) and runs nothing."""
 
-    def prepare(config):
-        key = f"{dict(config.data)} {config.seed}"
-        return SimpleNamespace(key=key, input="", finished=lambda: None)
+    elsewhere, parallel = False, False
 
-    monkeypatch.setitem(sys.modules, "warmstart.plan", SimpleNamespace(prepare=prepare))
+    def __init__(self):
+        self.jobs = []
+
+    def call(self, function, configs, *_):
+        keys = [f"{config['data']} {config['seed']}" for config in configs]
+        return [
+            Planned(key, "", Path(key), "", False, "cpu", Resources(), 0.0, "", None)
+            for key in keys
+        ]
+
+    def run(self, jobs):
+        self.jobs = jobs
+        yield from ()
 
 
-@pytest.mark.usefixtures("planned")
 def test_what_a_sweep_over_folds_plans_is_what_a_report_reads(tmp_path):
     sweep = Sweep(Silent(), command="warmstart compare comparison=cv")
     places = [(None, share, fold, 0) for share in (0.1, 1) for fold in (0, 1, 2)]
-    assert len(sweep.plan(swept(tmp_path, *places, reference=None), [])) == 6
+    engine = Nowhere()
+    sweep.run(swept(tmp_path, *places, reference=None), [], engine)
+    assert len(engine.jobs) == 6
     (comparison,) = load(Path(sweep.folder))
     assert comparison.arms == ("scratch/full",), "neither share nor fold names an arm"
     assert [(c.size, c.fold) for c in comparison.cells] == [(s, f) for _, s, f, _ in places]
@@ -355,7 +365,6 @@ def test_what_a_sweep_over_folds_plans_is_what_a_report_reads(tmp_path):
     assert comparison.repeated == "folds"
 
 
-@pytest.mark.usefixtures("planned")
 @pytest.mark.parametrize(
     ("places", "message"),
     [
@@ -372,7 +381,7 @@ def test_what_a_sweep_over_folds_plans_is_what_a_report_reads(tmp_path):
 def test_a_sweep_that_cannot_be_compared_is_refused_before_it_runs(tmp_path, places, message):
     sweep = Sweep(Silent(), command="warmstart compare comparison=cv")
     with pytest.raises(ConfigError, match=f"the comparison cv cannot be compared: .*{message}"):
-        sweep.plan(swept(tmp_path, *places, reference=None), [])
+        sweep.run(swept(tmp_path, *places, reference=None), [], Nowhere())
 
 
 # ---------------------------------------------------------------- words

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import pytorch_lightning as pl
 from torch import Tensor
 
+from warmstart import stopping
 from warmstart.callbacks import checkpoint
 from warmstart.callbacks.proof import FreezeProof
 from warmstart.errors import RunError
@@ -43,6 +44,8 @@ class Recorder(pl.Callback):
         proof: Whose state a checkpoint holds.
         loggers: Mirrors of the rows.
         progress: Called with the number of finished steps.
+        writes: Whether it writes checkpoints; of the processes of a run only one does.
+        accumulated: Micro-batches of a step that a lack of memory forced; a checkpoint says it.
         resume: The state of a checkpoint.
     """
 
@@ -56,6 +59,8 @@ class Recorder(pl.Callback):
         proof: FreezeProof,
         loggers: Sequence[Logger] = (),
         progress: Callable[[int], None] = lambda step: None,
+        accumulated: int = 0,
+        writes: bool = True,
         resume: dict[str, Any] | None = None,
     ) -> None:
         self.folder = folder
@@ -65,6 +70,8 @@ class Recorder(pl.Callback):
         self.proof = proof
         self.loggers = loggers
         self.progress = progress
+        self.writes = writes
+        self.accumulated = accumulated
         self.done = 0
         self.rows: dict[str, list[Row]] = {"train": [], "val": []}
         self.best: dict[str, Any] | None = None
@@ -74,6 +81,7 @@ class Recorder(pl.Callback):
             self.done = resume["step"]
             self.rows, self.best = resume["rows"], resume["best"]
             self._seconds_before, self._window = resume["seconds"], resume["window"]
+        self._owes_validation = resume is not None and not resume.get("validated", True)
         self._started = self._saved = time.monotonic()
 
     @property
@@ -89,6 +97,8 @@ class Recorder(pl.Callback):
         trainer.fit_loop.epoch_loop.batch_progress.total.ready = pl_module.first_step
         if self._window is not None:
             pl_module.train_sums += self._window.to(pl_module.device)
+        if self._owes_validation:
+            self._validate(trainer)
 
     def on_train_batch_end(
         self,
@@ -106,8 +116,19 @@ class Recorder(pl.Callback):
         if self.done == self.steps:
             # Lightning validates on a stop, also where the validation interval does not end.
             trainer.should_stop = True
-        elif not self._validates(trainer) and self._due():
+        elif not self._validates(trainer) and (stopping.requested() or self._due()):
             self._save(trainer, pl_module)
+            stopping.check()
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *of_the_batch: Any
+    ) -> None:
+        assert isinstance(pl_module, Classification)
+        # A whole validation may take longer than a signal leaves time for. The processes of one
+        # run must agree on where they stop, and do so after steps.
+        if stopping.requested() and self.done < self.steps and trainer.world_size == 1:
+            self._save(trainer, pl_module, validated=False)
+            stopping.check()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classification)
@@ -120,8 +141,16 @@ class Recorder(pl.Callback):
             self.best = {**row, "model": model}
         for logger in self.loggers:
             logger.log(self.rows)
-        if self.done < self.steps and self._due():
+        if self.done < self.steps and (stopping.requested() or self._due()):
             self._save(trainer, pl_module)
+            stopping.check()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Classification)
+        # After the last step: the proof, which comes first, is complete now.
+        if stopping.requested() and trainer.world_size == 1:
+            self._save(trainer, pl_module)
+            stopping.check()
 
     def _log_train(self, trainer: pl.Trainer, task: Classification) -> None:
         row = {"step": self.done, "seconds": self.seconds, **means(task.train_sums)}
@@ -141,16 +170,34 @@ class Recorder(pl.Callback):
     def _due(self) -> bool:
         return time.monotonic() - self._saved >= self.checkpoint_seconds
 
-    def _save(self, trainer: pl.Trainer, task: Classification) -> None:
+    def _validate(self, trainer: pl.Trainer) -> None:
+        """Validate as Lightning does between two steps."""
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.run()
+        trainer.training = True
+
+    def save_trained(self, task: Classification) -> None:
+        """Save the state after the last step, which needs no optimizer any more."""
+        self._write(task, optimizer=None, validated=True)
+
+    def _save(self, trainer: pl.Trainer, task: Classification, *, validated: bool = True) -> None:
+        if self.writes:
+            self._write(task, trainer.optimizers[0].state_dict(), validated=validated)
+
+    def _write(
+        self, task: Classification, optimizer: dict[str, Any] | None, *, validated: bool
+    ) -> None:
         state = {
             "step": self.done,
             "model": task.model.state_dict(),
-            "optimizer": trainer.optimizers[0].state_dict(),
+            "optimizer": optimizer,
             "rows": copy.deepcopy(self.rows),
             "best": self.best,
             "seconds": self.seconds,
             "window": task.train_sums.cpu(),
             "proof": self.proof.state(),
+            "accumulated": self.accumulated,
+            "validated": validated,
         }
         checkpoint.save(self.folder, self.done, state)
         self._saved = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from warmstart.data.augment.pipeline import Augment
 from warmstart.data.images import Split
 from warmstart.data.views import Crops
 from warmstart.randomness import counted_uniforms, derive, torch_generator
+from warmstart.ranks import ALONE, Ranks
 
 # uint8 [b, height, width, channels]; int64 [b]; float32 [b, columns of the augmentation].
 # In an evaluation over several crops, the pixels are [b * crops, size, size, channels].
@@ -38,6 +40,7 @@ class TrainBatches(Dataset[Batch]):
         seed: The run's seed.
         augment: What is done to single images, bound to `split`; None leaves them.
         balanced: Show every class equally often, not every image.
+        part: Which images of every batch are given out, where several processes share it.
     """
 
     def __init__(
@@ -48,12 +51,14 @@ class TrainBatches(Dataset[Batch]):
         seed: int,
         augment: Augment | None = None,
         balanced: bool = False,
+        part: slice = slice(None),
     ) -> None:
         self.split = split
         self.batch_size = min(batch_size, len(split))
         self.seed = seed
         self.augment = augment
         self.balanced = balanced
+        self.part = part
         # Two passes meet in one batch; a cache per data set, so that nothing outlives the run.
         self._pass = functools.lru_cache(maxsize=2)(self._draw_pass)
 
@@ -66,7 +71,7 @@ class TrainBatches(Dataset[Batch]):
             order, before = self._pass(number)
             pieces.append((order[offset : offset + count], before[offset : offset + count]))
             start += count
-        indices, before = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+        indices, before = (np.concatenate(p)[self.part] for p in zip(*pieces, strict=True))
         uniforms = self._uniforms(indices, before)
         if self.augment is None:
             pixels = torch.from_numpy(self.split.batch(indices))
@@ -162,14 +167,15 @@ def train_loader(
     return _loader(batches, workers=workers, sampler=range(first, steps))
 
 
-def eval_loader(split: Split, *, workers: int, crops: Crops | None = None) -> DataLoader[Batch]:
-    """Return the loader of a whole split, in its own order; see `EvalBatches`."""
-    return _loader(EvalBatches(split, crops=crops), workers=workers)
-
-
-def _loader(
-    batches: Dataset[Batch], *, workers: int, sampler: range | None = None
+def eval_loader(
+    split: Split, *, workers: int, crops: Crops | None = None, ranks: Ranks = ALONE
 ) -> DataLoader[Batch]:
+    """Return the loader of a split in its own order, or of a rank's turns; see `EvalBatches`."""
+    batches = EvalBatches(split, crops=crops)
+    return _loader(batches, workers=workers, sampler=ranks.turns(len(batches)))
+
+
+def _loader(batches: Dataset[Batch], *, workers: int, sampler: Sequence[int]) -> DataLoader[Batch]:
     # A forked process shares the memory maps; to another kind all pixels would be sent.
     forks = workers and sys.platform == "linux"
     return DataLoader(

@@ -111,11 +111,15 @@ class Vault:
         """int64 of shape [n]: see `Split.rows`."""
         return self._split.rows
 
-    def open(self, log: Path) -> Split:
-        """Return the split, and add a line to the file `log` before that."""
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as file:
-            file.write("opened\n")
+    def open(self, log: Path | None) -> Split:
+        """Return the split, and add a line to the file `log` before that.
+
+        None is for those who share in an opening that another process has written down.
+        """
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("a") as file:
+                file.write("opened\n")
         return self._split
 
 

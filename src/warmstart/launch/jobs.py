@@ -1,9 +1,9 @@
-"""What a launcher gets, and what it gives back. Imports no torch: jobs are made where it may lack."""
+"""What a launcher gets, and what it gives back. Imports no torch: it may be missing here."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -65,8 +65,24 @@ class Outcome:
     text: str = ""
 
 
+def unmet(job: Job, failed: Mapping[str, str]) -> Outcome | None:
+    """Return the outcome of a job that needs one of the failed ones (key to label), or None."""
+    for key in job.needs:
+        if key in failed:
+            return Outcome(job, error=f"it starts from {failed[key]}, which failed")
+    return None
+
+
 class Engine(Protocol):
-    """A launcher's engine."""
+    """A launcher's engine.
+
+    Attributes:
+        elsewhere: Whether the runs go to other machines than this one.
+        parallel: Whether several of them run at a time.
+    """
+
+    elsewhere: bool
+    parallel: bool
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """Return ``function(*args)``, computed in a process that may import torch.
@@ -75,10 +91,10 @@ class Engine(Protocol):
         """
         ...
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    def run(self, jobs: Sequence[Job]) -> Generator[Outcome, None, None]:
         """Bring all jobs to an end, in an order that `needs` allows; yield each one's outcome.
 
-        A job that dies costs only itself. Closing the iterator ends what is under way (or, on a
+        A job that dies costs only itself. Closing the generator ends what is under way (or, on a
         cluster, leaves it running).
         """
         ...

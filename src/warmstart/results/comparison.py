@@ -12,8 +12,6 @@ from warmstart.results.metric import Metric, Size, size_phrase
 from warmstart.results.record import Record
 from warmstart.results.statistics import Interval, t_interval
 
-PLAN = "cells.json"
-
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -80,8 +78,23 @@ class Comparison:
     @functools.cached_property
     def arms(self) -> tuple[str, ...]:
         """Arm labels in planned order, the reference first."""
-        seen = dict.fromkeys(cell.arm for cell in self.cells)
-        return tuple(sorted(seen, key=lambda arm: not self.is_reference(arm)))
+        return tuple(sorted(self.by_arm, key=lambda arm: not self.is_reference(arm)))
+
+    @functools.cached_property
+    def by_arm(self) -> dict[str, tuple[Cell, ...]]:
+        """The cells of each arm."""
+        found: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            found.setdefault(cell.arm, []).append(cell)
+        return {arm: tuple(cells) for arm, cells in found.items()}
+
+    @functools.cached_property
+    def _by_entry(self) -> dict[tuple[str, Size], list[Cell]]:
+        """The cells of each table entry, in ascending order of seeds and folds."""
+        found: dict[tuple[str, Size], list[Cell]] = {}
+        for cell in sorted(self.cells, key=lambda cell: (cell.seed, cell.fold or 0)):
+            found.setdefault((cell.arm, cell.size), []).append(cell)
+        return found
 
     def reference_of(self, arm: str) -> str | None:
         """Return the arm that `arm` is compared with; None for the reference itself.
@@ -135,12 +148,8 @@ class Comparison:
     def finished(self, arm: str, size: Size, *, metric: str | None = None) -> list[Cell]:
         """Return the finished cells of a table entry in ascending order of seeds and folds."""
         name = metric or self.metric.name
-        found = [
-            cell
-            for cell in self.cells
-            if cell.arm == arm and cell.size == size and cell.value(name) is not None
-        ]
-        return sorted(found, key=lambda cell: (cell.seed, cell.fold or 0))
+        entry = self._by_entry.get((arm, size), ())
+        return [cell for cell in entry if cell.value(name) is not None]
 
     def repetitions(
         self, arm: str, size: Size, *, metric: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from zipfile import BadZipFile
@@ -216,6 +217,7 @@ class _Correctness:
     def __init__(self, metric: str) -> None:
         self.split = metric.removesuffix("/accuracy") if metric.endswith("/accuracy") else ""
         self.cache: dict[Path, tuple[np.ndarray, np.ndarray] | None] = {}
+        self.ids: deque[np.ndarray] = deque(maxlen=16)  # of folds, for example
 
     def interval(self, mine: Repetitions, reference: Repetitions) -> Interval | None:
         """Return the interval over seeds and images; None without all predictions of one set."""
@@ -249,8 +251,15 @@ class _Correctness:
     def _of(self, folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
         if folder not in self.cache:
             found = predictions(folder, self.split) if self.split else None
-            self.cache[folder] = found and (found[0], found[2])
+            self.cache[folder] = found and (self._shared(found[0]), found[2])
         return self.cache[folder]
+
+    def _shared(self, ids: np.ndarray) -> np.ndarray:
+        """Return the ids of an earlier run where they are the same, as they mostly are."""
+        known = next((other for other in self.ids if np.array_equal(other, ids)), None)
+        if known is None:
+            self.ids.append(ids)
+        return ids if known is None else known
 
 
 def predictions(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:

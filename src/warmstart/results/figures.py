@@ -20,6 +20,7 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 DASHES = ("solid", "dash", "dot", "dashdot")
 GRID = "rgba(128,128,128,0.22)"
 POINTS_PER_CURVE = 80
+THIN_LINES = 100  # of an arm at a size: more of them are one dark area
 STEP_METRIC = Metric("val/accuracy")
 
 
@@ -91,8 +92,9 @@ def sample_efficiency(comparison: Comparison) -> go.Figure:
 def learning_curves(comparison: Comparison, size: Size, *, over: str) -> go.Figure:
     """Plot validation accuracy of one size over ``steps`` or ``seconds`` of training.
 
-    Thin lines are runs. The thick line is the mean over runs at the steps that all of them
-    share; over seconds it stands at the mean time at which these steps were reached.
+    Thin lines are runs, at most `THIN_LINES` of an arm. The thick line is the mean over runs at the
+    steps that all of them share; over seconds it stands at the mean time at which these steps were
+    reached.
     """
     figure = go.Figure()
     for arm, style in styles(comparison.arms).items():
@@ -102,7 +104,8 @@ def learning_curves(comparison: Comparison, size: Size, *, over: str) -> go.Figu
             continue
         column = 0 if over == "steps" else 1
         gap = np.full((1, 3), np.nan)
-        thin = np.concatenate([part for curve in curves for part in (_thinned(curve), gap)])
+        drawn = curves[:THIN_LINES]
+        thin = np.concatenate([part for curve in drawn for part in (_thinned(curve), gap)])
         figure.add_scatter(
             x=_numbers(thin[:, column]),
             y=_numbers(thin[:, 2]),

@@ -11,9 +11,11 @@ from typing import Any
 from warmstart.errors import ConfigError
 from warmstart.results import record as records
 from warmstart.results import selection
-from warmstart.results.comparison import PLAN, Cell, Comparison
+from warmstart.results.comparison import Cell, Comparison
 from warmstart.results.metric import Metric, Size, mixture, training_size
+from warmstart.results.planned import PLAN
 from warmstart.results.record import Record
+from warmstart.results.sharing import Reader
 
 
 def load(directory: Path) -> list[Comparison]:
@@ -63,7 +65,9 @@ def _planned(folder: Path) -> Comparison:
             f"{'' if fold is None else f' and fold {fold}'} twice; give cells that differ "
             "different arms"
         )
-    cells = tuple(Cell(*row, runs / row[0], records.read(runs / row[0])) for row in rows)
+    del plan  # of thousands of cells it takes more memory than their rows
+    reader = Reader()
+    cells = tuple(Cell(*row, runs / row[0], reader(runs / row[0])) for row in rows)
     _check_versions(folder, cells)
     return Comparison(names[0], names[1], Metric(names[2]), names[3], cells)
 
@@ -75,7 +79,8 @@ def _row(cell: dict[str, Any]) -> tuple[str, str, Size, int, int | None, str]:
 
 def _unplanned(name: str, folders: list[Path]) -> list[Comparison]:
     """Return the comparison of all runs, or one per kind where kinds cannot be compared."""
-    found = [(folder, run) for folder in folders if (run := records.read(folder))]
+    reader = Reader()
+    found = [(folder, run) for folder in folders if (run := reader(folder))]
     places = [(_size(run), _fold(run)) for _, run in found]
     kinds: dict[str, list[tuple[Path, Record]]] = {}
     mixed = mixture([size for size, _ in places], [fold for _, fold in places])

@@ -30,24 +30,25 @@ from warmstart.results.verdict import (
 )
 from warmstart.store import publish
 
+Found = Sequence[Sequence[Difference]] | None
 TEMPLATE = "page.html.j2"
 # Width of a drawn interval in the table of differences, in pixels.
 DRAWN_WIDTH = 160
-LISTED = 50  # of the images that were left out
+LISTED = 50  # of the images that were left out, and of the runs without a result
 
 
-def write(comparisons: Sequence[Comparison], path: Path) -> None:
-    """Write the report of one or more comparisons atomically to `path`.
+def write(comparisons: Sequence[Comparison], path: Path, found: Found = None) -> None:
+    """Write the report of comparisons atomically to `path`; `found`: their differences, if known.
 
     Raises:
         ConfigError: A file of predictions is damaged.
     """
-    text = render(comparisons)
+    text = render(comparisons, found)
     publish(path, lambda part: _write_text(part, text))
 
 
-def render(comparisons: Sequence[Comparison]) -> str:
-    """Return the report as HTML, with the plots' library inside."""
+def render(comparisons: Sequence[Comparison], found: Found = None) -> str:
+    """Return the report as HTML, with the plots' library inside; `found` as for `write`."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -55,7 +56,9 @@ def render(comparisons: Sequence[Comparison]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["minus"] = _minus
-    sections = [_section(comparison, i) for i, comparison in enumerate(comparisons)]
+    environment.globals.update(thin_lines=figures.THIN_LINES, listed=LISTED)
+    known = found or map(differences, comparisons)
+    sections = [_section(*pair, i) for i, pair in enumerate(zip(comparisons, known, strict=True))]
     drawn = {name: text for section in sections for name, text in section["figures"].items()}
     return environment.get_template(TEMPLATE).render(
         title=", ".join(comparison.name for comparison in comparisons),
@@ -65,8 +68,7 @@ def render(comparisons: Sequence[Comparison]) -> str:
     )
 
 
-def _section(comparison: Comparison, index: int) -> dict[str, Any]:
-    found = differences(comparison)
+def _section(comparison: Comparison, found: Sequence[Difference], index: int) -> dict[str, Any]:
     styles = figures.styles(comparison.arms)
     drawn = _figures(comparison, index)
     beside = macro(comparison)
@@ -181,8 +183,7 @@ def _figures(comparison: Comparison, index: int) -> dict[str, Any]:
     for i, size in enumerate(comparison.sizes):
         if figures.has_curves([cell for cell in comparison.cells if cell.size == size]):
             for over in ("steps", "seconds"):
-                figure = figures.learning_curves(comparison, size, over=over)
-                drawn[f"c{index}-{over}-{i}"] = figure
+                drawn[f"c{index}-{over}-{i}"] = figures.learning_curves(comparison, size, over=over)
     return drawn
 
 
@@ -292,8 +293,7 @@ def _gathered(mappings: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 def _minus(text: object) -> Markup:
     """Return numbers with a true minus sign, and a dash for what is not there."""
-    plain = str(text)
-    return Markup("&ndash;" if plain == "-" else html.escape(plain).replace("-", "&minus;"))
+    return Markup("&ndash;" if text == "-" else html.escape(str(text)).replace("-", "&minus;"))
 
 
 def _write_text(path: Path, text: str) -> None:

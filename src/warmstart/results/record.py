@@ -44,6 +44,11 @@ class Record:
         freeze_proof: One entry per phase: ``phase``, ``first_step``, ``last_step``, ``groups``
             (each frozen group's SHA-256, equal at the phase's start and end), and
             ``moving_statistics`` (frozen groups whose BatchNorm statistics moved by choice).
+        accumulated: Micro-batches into which a lack of memory made each step's batch be cut;
+            0 where memory sufficed (``accumulate`` of the config says what was asked for).
+        rank_divergence: Of a run in several processes (``trainer.devices``), for each phase the
+            largest difference of any parameter or buffer between two of them at its end: 0.0, or
+            the run has failed. Empty for one process.
         error: For a failed run, the reason in one sentence.
         environment: Machine, command and paths.
         timing: ``train_seconds``, ``total_seconds``, and ``curves``: for the lists ``train`` and
@@ -66,6 +71,8 @@ class Record:
     input: dict[str, Any] = dataclasses.field(default_factory=dict)
     init: dict[str, Any] = dataclasses.field(default_factory=dict)
     freeze_proof: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    accumulated: int = 0
+    rank_divergence: list[float] = dataclasses.field(default_factory=list)
     error: str | None = None
     environment: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
     timing: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)

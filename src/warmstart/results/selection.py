@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from warmstart.results.comparison import Comparison
+from warmstart.results.comparison import Cell, Comparison
 from warmstart.results.record import Record
 
 # What tells the cells of a comparison apart anyway; no difference between arms.
 CELL_KEYS = ("seed", "data.per_class", "data.fraction", "data.fold")
+_PLACES = {key.removeprefix("data.") for key in CELL_KEYS[1:]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,10 +85,7 @@ def config_differences(comparison: Comparison) -> list[tuple[str, list[str]]]:
 
     Seed, size and fold are left out. Where a key varies within an arm, its values are listed.
     """
-    known = {
-        arm: [found for c in comparison.cells if c.arm == arm and (found := settings(c.record))]
-        for arm in comparison.arms
-    }
+    known = {arm: _different(comparison.by_arm[arm]) for arm in comparison.arms}
     keys = sorted({key for runs in known.values() for found in runs for key in found})
     rows = []
     for key in keys:
@@ -108,7 +106,7 @@ def ranked(comparison: Comparison) -> dict[str, list[Candidate]]:
     """
     result: dict[str, list[Candidate]] = {}
     for label in comparison.arms:
-        cells = [cell for cell in comparison.cells if cell.arm == label]
+        cells = comparison.by_arm[label]
         values = [cell.value(comparison.metric.name) for cell in cells]
         known = [value for value in values if value is not None]
         if len(known) < len(cells):
@@ -138,6 +136,18 @@ def sentences(comparison: Comparison) -> list[str]:
         text += f". {' and '.join(edges)} lies at the edge of its range" if edges else ""
         result.append(text + ".")
     return result
+
+
+def _different(cells: Sequence[Cell]) -> list[dict[str, str]]:
+    """Return the different settings of an arm's runs; thousands of runs mostly share theirs."""
+    found: dict[str, Record] = {}
+    for cell in cells:
+        if (run := cell.record) is not None:
+            data = {k: v for k, v in run.config.get("data", {}).items() if k not in _PLACES}
+            config = {**run.config, "seed": None, "data": data}
+            text = json.dumps([config, run.input, run.init.get("weights")])
+            found.setdefault(text, run)
+    return [settings(run) for run in found.values()]
 
 
 def _at_edge(candidates: Sequence[Candidate]) -> list[str]:

@@ -84,7 +84,7 @@ def alive(state: State, folder: Path) -> bool:
     On its own machine a process that is gone is known at once; everywhere the time of its file
     says the rest.
     """
-    if state.host == socket.gethostname() and not _exists(state.pid):
+    if state.host == socket.gethostname() and not exists(state.pid):
         return False
     try:
         return time.time() - (folder / FILE).stat().st_mtime < SILENT_SECONDS
@@ -92,7 +92,8 @@ def alive(state: State, folder: Path) -> bool:
         return False
 
 
-def _exists(pid: int) -> bool:
+def exists(pid: int) -> bool:
+    """Return whether a process of this machine is there."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

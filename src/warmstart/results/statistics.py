@@ -28,6 +28,9 @@ from warmstart.randomness import numpy_generator
 
 EXHAUSTIVE_UP_TO = 16
 MONTE_CARLO_DRAWS = 99_999
+# Bounds the memory for many runs. The generator fills words of four: a multiple of it changes no
+# number that is drawn.
+DRAWN_AT_ONCE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,8 +197,11 @@ def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float:
         patterns = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
         return float((np.abs((1 - 2 * patterns) @ values) >= bound).mean())
     generator = numpy_generator(0, "sign flips", n)
-    draws = generator.integers(0, 2, size=(MONTE_CARLO_DRAWS, n), dtype=np.int8)
-    extreme = int((np.abs((1 - 2 * draws) @ values) >= bound).sum())
+    extreme = 0
+    for first in range(0, MONTE_CARLO_DRAWS, DRAWN_AT_ONCE):
+        rows = min(DRAWN_AT_ONCE, MONTE_CARLO_DRAWS - first)
+        draws = generator.integers(0, 2, size=(rows, n), dtype=np.int8)
+        extreme += int((np.abs((1 - 2 * draws) @ values) >= bound).sum())
     return (extreme + 1) / (MONTE_CARLO_DRAWS + 1)
 
 

@@ -29,10 +29,21 @@ from warmstart.results.verdict import (
 
 # Where nobody's window limits the lines, nothing is folded.
 UNLIMITED = 10_000
+LISTED = 50  # of the runs without a result
 
 
-def show(comparisons: Sequence[Comparison], console: Console | None = None) -> None:
+def show(
+    comparisons: Sequence[Comparison],
+    console: Console | None = None,
+    *,
+    found: Sequence[Sequence[Difference]] | None = None,
+) -> None:
     """Print problems, verdict and tables of each comparison.
+
+    Args:
+        comparisons: To be shown.
+        console: Where.
+        found: The differences of each, if they are known.
 
     Raises:
         ConfigError: A file of predictions is damaged.
@@ -42,19 +53,23 @@ def show(comparisons: Sequence[Comparison], console: Console | None = None) -> N
     if not console.is_terminal:
         console.width = UNLIMITED
     try:
-        for comparison in comparisons:
-            _show(comparison, console)
+        known = found or map(differences, comparisons)
+        for comparison, its in zip(comparisons, known, strict=True):
+            _show(comparison, its, console)
     finally:
         console.width = width
 
 
-def _show(comparison: Comparison, console: Console) -> None:
-    found = differences(comparison)
+def _show(comparison: Comparison, found: Sequence[Difference], console: Console) -> None:
     console.print()
     console.print(Text(comparison.name, style="bold"))
-    for cell in comparison.unfinished:
+    unfinished = comparison.unfinished
+    for cell in unfinished[:LISTED]:
         style = "yellow" if cell.status == "missing" else "red"
         console.print(Text(problem(cell, comparison.metric), style=style))
+    if len(unfinished) > LISTED:
+        rest = f"and {len(unfinished) - LISTED:,} more; the page lists all runs"
+        console.print(Text(rest, style="yellow"))
     console.print()
     for sentence in findings(comparison, found):
         console.print(Text(sentence, style="bold"))
