@@ -278,4 +278,7 @@ def test_chaos(tmp_path):
     assert len(names) == 24
     assert {path.name for path in (out / "runs").iterdir() if path.is_dir()} == names
     for name in names:
-        assert read(out / "runs" / name) == read(unbroken / "runs" / name)
+        record = read(out / "runs" / name)
+        # Killed between a look at the test split and the record: the second look is counted.
+        assert 1 <= record.test_opened <= 1 + kills
+        assert dataclasses.replace(record, test_opened=1) == read(unbroken / "runs" / name)
