@@ -40,7 +40,8 @@ def test_local_gives_the_records_of_basic_and_its_driver_imports_no_torch(compar
     # Runs from scratch wait for no source: only what starts from it comes after it.
     shared = [n for n, line in enumerate(lines) if line.startswith("shared: source:tiny: val/acc")]
     probes = [n for n, line in enumerate(lines) if re.match(r"\[\d/8\] arm=short/probe ", line)]
-    assert len(shared) == 1 and len(probes) == 4
+    assert len(shared) == 1
+    assert len(probes) == 4
     assert shared[0] < min(probes)
     assert sum(line.startswith("[8/8] ") for line in lines) == 1
     expected = records(tmp_path / "out")
