@@ -41,11 +41,12 @@ format: $(READY) ## repair style and format where that can be done
 types: $(READY) ## check the types of src/
 	$(BIN)/mypy --strict src
 
-bench: $(READY) ## measure the demo, the overhead over plain Lightning, sweeps, and the way of the images
+bench: $(READY) ## measure the demo, the overhead over Lightning, sweeps, the input, and frozen features
 	$(BIN)/python scripts/bench/demo.py
 	$(BIN)/python scripts/bench/overhead.py
 	$(BIN)/python scripts/bench/sweep.py
 	$(BIN)/python scripts/bench/input.py
+	$(BIN)/python scripts/bench/features.py
 
 clean: ## remove .venv, caches and builds (results in outputs/ stay)
 	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

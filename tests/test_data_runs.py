@@ -1,5 +1,6 @@
 """Whole runs on images of many sizes: the way of the pixels changes no result."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 
 import warmstart
 from data.samples import write_image
+from warmstart.results.differences import differences
+from warmstart.results.loading import load
 from warmstart.results.record import Record
 
 STEPS = ["steps=6", "batch_size=8", "val_every_steps=3", "keep=none", "trainer=cpu"]
@@ -87,3 +90,17 @@ def test_balanced_batches_show_every_class_alike(photos: Path, tmp_path: Path) -
     )
     assert plain.digests["split"] == balanced.digests["split"]
     assert plain.digests["order"] != balanced.digests["order"]
+
+
+def test_arms_that_differ_in_augmentation_are_not_paired(photos: Path, tmp_path: Path) -> None:
+    arms = ("none", "flip")
+    records = {arm: train(photos, tmp_path, f"augment={arm}", "steps=1") for arm in arms}
+    plan = {"name": "arms", "reference": "none", "metric": "val/accuracy", "command": ""}
+    cells = [{"key": r.key, "arm": a, "size": None, "seed": 0} for a, r in records.items()]
+    folder = tmp_path / "comparisons" / "arms"
+    folder.mkdir(parents=True)
+    command = {"overrides": [], "command": ""}
+    (folder / "cells.json").write_text(json.dumps(plan | {"cells": [c | command for c in cells]}))
+    (comparison,) = load(folder)
+    (difference,) = differences(comparison)
+    assert difference.unpaired_because == "the augmentation differs"

@@ -88,6 +88,20 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
         ("data=_shared", "data must name one of the options of conf/data; choose one"),
         ("cache_gib=-1", "cache_gib is -1, but must be a number of at least 0"),
         ("cache_gib=null", "cache_gib is None, but must be a number of at least 0"),
+        ("features=3", "features is 3, but must have the keys cache, dtype, gib, pool, views; .*"),
+        ("features.cache=on", "features.cache is 'on', but must be one of auto, off"),
+        ("features.dtype=half", "features.dtype is 'half', but must be one of float16, float32.*"),
+        ("features.gib=-1", "features.gib is -1, but must be a number of at least 0"),
+        ("features.views=0", "features.views is 0, but must be a whole number of at least 1, .*"),
+        (
+            "features.views=4 features.cache=off augment=crop",
+            "features.views is 4, but features.cache=off computes no features; leave out one of .*",
+        ),
+        (
+            "features.views=4",
+            "features.views is 4, but the augmentation draws nothing, so that all views of an "
+            "image are one; leave it out, or give an augmentation, for example augment=crop",
+        ),
         ("data=image_folder", "data.root has no value; give it one: data.root=VALUE"),
         # length and rates
         ("steps=3 epochs=4", "steps is 3 and epochs is 4; give exactly one of them .*"),

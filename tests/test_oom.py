@@ -27,7 +27,7 @@ from warmstart.out_of_memory import OutOfMemory, is_out_of_memory, smaller_micro
 from warmstart.plan import prepare
 from warmstart.results.record import read
 from warmstart.run import execute
-from warmstart.task import Classification
+from warmstart.task import Classification, Net
 
 WORDS = ["steps=6", "val_every_steps=3", "data.per_class=2", "batch_size=20", "log_every_steps=2"]
 
@@ -203,11 +203,13 @@ class Memory:
         self.tried: list[int] = []
         loss = Classification._loss
 
-        def limited(task: Classification, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        def limited(
+            task: Classification, net: Net, x: torch.Tensor, targets: torch.Tensor
+        ) -> torch.Tensor:
             self.tried.append(len(x))
             if len(x) > images and len(self.tried) > step:
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-            return loss(task, x, targets)
+            return loss(task, net, x, targets)
 
         monkeypatch.setattr(Classification, "_loss", limited)
 

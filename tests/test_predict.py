@@ -57,13 +57,15 @@ def task():
     )
 
 
-def evaluated(task, splits, folder, **options):
+def evaluated(task, splits, folder, *, crops=None, workers=0, **options):
     return evaluate(
         task,
         splits,
         trainer=Hardware(accelerator="cpu").trainer(steps=0, val_every=1, callbacks=[]),
         classes=("dark", "light"),
         path=folder / "predictions.npz",
+        loader_of=lambda name, split: batches.eval_loader(split, workers=workers, crops=crops),
+        crops=crops,
         **{"weights": "w", **options},
     )
 

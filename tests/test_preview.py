@@ -129,7 +129,8 @@ def run_of(base: Path, *overrides: str) -> Run:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_plan_is_what_training_does(name: str, base: Path) -> None:
-    run = run_of(base, *RUNS[name])
+    # Frozen layers that run once, before training, could not be seen in it.
+    run = run_of(base, *RUNS[name], "features.cache=off")
     plan = preview(run)
     assert not run.folder.exists(), "a plan leaves nothing"
     seen, record = observe(run)
@@ -272,6 +273,30 @@ class TestWeights:
         assert plan["memory"]["reason"] in printed(plan, 1000)
 
 
+class TestFeatures:
+    """What runs once for each image, phase by phase."""
+
+    @pytest.mark.parametrize("name", ["full", "linear probe", "gradual", "lp_ft"])
+    def test_the_record_says_the_same(self, name: str, base: Path) -> None:
+        run = run_of(base, *RUNS[name], "steps=24")
+        found = preview(run)["features"]
+        assert len(found) == len(run.phases)
+        assert found == execute(run).features
+
+    def test_each_phase_has_a_line(self, base: Path) -> None:
+        text = printed(preview(run_of(base, *RUNS["lp_ft"], "steps=24")), 100)
+        assert " phase 1: cached before head, [256] per image" in text
+        assert " phase 2: not cached, because every layer trains" in text
+        off = preview(run_of(base, *RUNS["linear probe"], "features.cache=off"))
+        assert "features  not cached, because features.cache=off" in printed(off, 100)
+
+    def test_nothing_is_computed(self, base: Path, tmp_path: Path) -> None:
+        run = run_of(base, *RUNS["linear probe"], "steps=24", f"out={tmp_path}")
+        kept = set((base / "store").rglob("*"))
+        assert preview(run)["features"][0]["cached"]
+        assert set((base / "store").rglob("*")) == kept
+
+
 def printed(plan: dict[str, Any], width: int) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     show(plan, console)
@@ -299,8 +324,9 @@ class TestPrinted:
 
     def test_neighbours_that_are_treated_alike_share_a_row(self, base: Path) -> None:
         text = printed(preview(run_of(base, *RUNS["partial"])), 100)
-        assert "conv1 to conv3" in text
-        assert text.count("frozen") == 1
+        rows = [line for line in text.splitlines() if "  frozen  " in line]
+        assert len(rows) == 1
+        assert "conv1 to conv3" in rows[0]
 
     def test_json_is_the_plan(self, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
         words = [*SHORT, f"out={base / 'out'}", "strategy=gradual", "strategy.batchnorm=train"]

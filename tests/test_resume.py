@@ -78,6 +78,16 @@ def test_killed_around_an_unfreezing(tmp_path: Path) -> None:
     killed.ends_like_the_unbroken_run()
 
 
+def test_killed_around_phases_that_train_on_stored_features(tmp_path: Path) -> None:
+    # 60 images train, in batches of 16: the phases, of five steps each, are more than a pass, so
+    # that all but the last one are cached.
+    frozen = ["init=scratch", "init.statistics=data"]
+    killed = Killed(tmp_path, *frozen, "strategy=gradual", "data.per_class=6")
+    assert killed.kill(5) == 5, "the next step is the first at another cut"
+    assert killed.kill(8) == 13
+    killed.ends_like_the_unbroken_run()
+
+
 def test_killed_around_a_validation(tmp_path: Path) -> None:
     killed = Killed(tmp_path, "optimizer=adam", "optimizer.lr=0.003")
     assert killed.kill(10, when="before") == 9, "validated, but not saved"

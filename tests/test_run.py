@@ -233,7 +233,7 @@ class TestKey:
             *("init.scheme=xavier_normal", "init.head=zero", "strategy.group_decay=0.9"),
             *("strategy.batchnorm=train", "trainer.precision=bf16-mixed"),
             *("trainer.channels_last=true", "model.granularity=block", "data=glyphs"),
-            "accumulate=2",
+            *("accumulate=2", "features.cache=off", "features.dtype=float16", "features.gib=1"),
         ],
     )
     def test_changes_with_what_changes_the_result(self, word: str, tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ class TestAgain:
     ) -> None:
         words = ["steps=3", f"out={tmp_path}"]
         with monkeypatch.context() as patch:
-            patch.setattr("warmstart.run.fit", lambda *args, **options: 1 / 0)
+            patch.setattr("warmstart.stages.fit", lambda *args, **options: 1 / 0)
             assert main(["train", *words]) == 1
         assert capsys.readouterr().err == "warmstart: ZeroDivisionError: division by zero\n"
         key = prepare(warmstart.compose(words)).key

@@ -35,11 +35,13 @@ def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Job]:
     ran: list[Job] = []
 
     def fake(job: Job, progress: Any = None) -> Outcome:
-        ran.append(job)
-        finished(real, job).write(job.folder)
+        ran.extend(job.runs)
+        for one in job.runs:
+            finished(real, one).write(one.folder)
         if job.source:
             (job.folder / "best.safetensors").touch()
-        return Outcome(job, text="fake")
+        outcomes = tuple(Outcome(one, text="fake") for one in job.members)
+        return Outcome(job, text="fake", members=outcomes)
 
     monkeypatch.setattr(basic, "run_job", fake)
     return ran

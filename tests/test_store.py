@@ -216,6 +216,26 @@ def test_a_damaged_entry_is_made_again(tmp_path, damage):
     assert make.calls == 2
 
 
+def test_a_damaged_entry_is_named(tmp_path, caplog):
+    path = settled(store.once(tmp_path / "images", "key", Maker()))
+    store.once(tmp_path / "images", "key", Maker())
+    assert caplog.text == ""
+    truncate(path)
+    store.once(tmp_path / "images", "key", Maker())
+    assert "images/key is damaged: it is made again" in caplog.text
+
+
+def test_an_entry_that_cannot_be_used_is_named_and_made_again(tmp_path, caplog):
+    def fault(path):
+        return "" if (path / "b.txt").read_text() == "new" else "is of old"
+
+    path = store.once(tmp_path, "key", Maker("old"))
+    for _ in range(2):
+        store.opened(tmp_path, "key", Maker("new"), lambda path: path, fault=fault)
+    assert (path / "b.txt").read_text() == "new"
+    assert caplog.text.count(f"{tmp_path.name}/key is of old: it is made again") == 1
+
+
 @pytest.fixture
 def summed(monkeypatch):
     """Return the names of the files whose sums are computed from now on."""
@@ -378,9 +398,9 @@ class TestTrim:
 
     def test_keeps_what_it_is_told_to(self, tmp_path):
         fill(tmp_path, 30, 20, 10)
-        assert store.trim(tmp_path, limit=100, keep="a") == 200
+        assert store.trim(tmp_path, limit=100, keep=["a"]) == 200
         assert held(tmp_path) == ["a"]
-        assert store.trim(tmp_path, limit=10, keep="a") == 0
+        assert store.trim(tmp_path, limit=10, keep=["a"]) == 0
 
     def test_leaves_what_somebody_is_at(self, tmp_path):
         fill(tmp_path, 30, 20)

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import dataclasses
 import functools
+import math
 import os
 import resource
 import statistics
@@ -18,12 +19,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One line of the table; no limit: for reference."""
+    """One line of the table: at most `limit`, at least `least`; without them for reference."""
 
     name: str
     values: list[float]
     unit: str
     limit: float | None = None
+    least: float | None = None
 
     @property
     def median(self) -> float:
@@ -31,12 +33,14 @@ class Line:
 
     @property
     def failed(self) -> bool:
-        return self.limit is not None and self.median > self.limit
+        return not (self.least or -math.inf) <= self.median <= (self.limit or math.inf)
 
     def __str__(self) -> str:
         number = f"{self.median:9.3f} [{min(self.values):9.3f} {max(self.values):9.3f}]"
         limit = "" if self.limit is None else f"{self.limit:g}"
-        verdict = "" if self.limit is None else "TOO MUCH" if self.failed else "ok"
+        limit = limit if self.least is None else f">={self.least:g}"
+        wrong = "TOO MUCH" if self.least is None else "TOO LITTLE"
+        verdict = "" if not limit else wrong if self.failed else "ok"
         return f"{self.name:58} {number} {self.unit:3} {limit:>6} {verdict}"
 
 
@@ -53,14 +57,19 @@ def run_parts(
     wrong = sorted(set(options.parts) - set(parts))
     if wrong:
         parser.error(f"there is no part {wrong[0]!r}; the parts are {', '.join(parts)}")
-    title = f"{'CPU time at one thread, unless it says wall':58}"
-    print(f"{title} {'median':>9} [{'least':>9} {'most':>9}] {'':3} {'limit':>6}")
+    print(header())
     failed = False
     for name in options.parts or parts:
         for line in parts[name](options.repeat or repeats[name]):
             print(line, flush=True)
             failed |= line.failed
     return int(failed)
+
+
+def header() -> str:
+    """Return the headings of the table."""
+    title = f"{'CPU time at one thread, unless it says wall':58}"
+    return f"{title} {'median':>9} [{'least':>9} {'most':>9}] {'':3} {'limit':>6}"
 
 
 def process(

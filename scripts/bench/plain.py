@@ -61,7 +61,7 @@ def loop(model: nn.Module, batches: Sequence[Ready], stamps: list[float]) -> Non
 
 def fit(model: nn.Module, batches: Sequence[Ready], stamps: list[float]) -> None:
     """Train with the barest module and trainer; `stamps` as in `loop`."""
-    _trainer(max_epochs=1).fit(Bare(model, stamps), _loader(batches))
+    trainer(max_epochs=1).fit(Bare(model, stamps), loader(batches))
 
 
 def fit_and_test(
@@ -76,15 +76,15 @@ def fit_and_test(
     With a folder, the last state is saved there: that is all that a short run of ours writes of it.
     """
     module = Bare(model, [])
-    trainer = _trainer(
+    lightning = trainer(
         max_epochs=1,
         val_check_interval=validate,
         num_sanity_val_steps=0,
         callbacks=[ModelCheckpoint(folder, every_n_epochs=1)] if folder else [],
         enable_checkpointing=folder is not None,
     )
-    trainer.fit(module, _loader(batches["train"]), _loader(batches["val"]))
-    trainer.test(module, _loader(batches["test"]), verbose=False)
+    lightning.fit(module, loader(batches["train"]), loader(batches["val"]))
+    lightning.test(module, loader(batches["test"]), verbose=False)
 
 
 class Bare(pl.LightningModule):
@@ -115,7 +115,8 @@ def _sgd(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4, fused=True)
 
 
-def _trainer(**options: Any) -> pl.Trainer:
+def trainer(**options: Any) -> pl.Trainer:
+    """Return the barest trainer, for one CPU thread."""
     torch.set_num_threads(1)
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
@@ -127,7 +128,8 @@ def _trainer(**options: Any) -> pl.Trainer:
     )
 
 
-def _loader(batches: Sequence[Ready]) -> DataLoader[Any]:
+def loader(batches: Sequence[Ready]) -> DataLoader[Any]:
+    """Return what hands out batches as they are."""
     return DataLoader(batches, batch_size=None, collate_fn=_as_it_is)  # type: ignore[arg-type]
 
 

@@ -12,18 +12,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from warmstart.api import train
+    from warmstart.api import extract_features, rank, train
     from warmstart.configs import compose
     from warmstart.errors import ConfigError, RunError
     from warmstart.results.record import Record
 
-__all__ = ["ConfigError", "Record", "RunError", "compose", "train"]
+__all__ = ["ConfigError", "Record", "RunError", "compose", "extract_features", "rank", "train"]
 
 _HOMES = {
     "ConfigError": "warmstart.errors",
     "Record": "warmstart.results.record",
     "RunError": "warmstart.errors",
     "compose": "warmstart.configs",
+    "extract_features": "warmstart.api",
+    "rank": "warmstart.api",
     "train": "warmstart.api",
 }
 

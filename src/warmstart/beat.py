@@ -27,11 +27,13 @@ class Report(Protocol):
     """What a run tells of its way."""
 
     def stage(self, name: str, *, step: int = 0) -> None:
-        """Say what comes now: ``preparing``, ``training`` (after `step` steps), ``evaluating``."""
+        """Say what comes now: ``preparing``, ``features of train``, ``training`` (after `step`
+        steps), ``evaluating``, ...
+        """
         ...
 
     def step(self, done: int, steps: int) -> None:
-        """Say how many steps are done, of a pretraining while the stage is ``preparing``."""
+        """Say how many steps are done; while features are computed, images."""
         ...
 
 
@@ -48,6 +50,7 @@ class Beat:
         devices: What the cost counts: GPUs, or on a CPU processes.
         device: Where it runs, for a person.
         progress: Called with the finished steps and all steps, also those of a pretraining.
+        share: Of what the devices cost; others that run at the same time take the rest.
     """
 
     def __init__(
@@ -58,7 +61,9 @@ class Beat:
         devices: int,
         device: str,
         progress: Progress | None = None,
+        share: float = 1.0,
     ) -> None:
+        self.share = share
         self.folder = folder
         self.steps = steps
         self.devices = devices
@@ -104,10 +109,10 @@ class Beat:
         self._write("running")
 
     def step(self, done: int, steps: int) -> None:
-        """Say how many steps are done, of a pretraining while the stage is ``preparing``.
+        """Say how many steps are done, of a pretraining too; while features are computed, images.
 
         Raises:
-            Stopped: A pretraining was asked to stop; in training the recorder does it.
+            Stopped: What is no training was asked to stop; in training the recorder does it.
         """
         if self._stage == "training":
             now = time.monotonic()
@@ -129,13 +134,14 @@ class Beat:
         running, self._said = word == "running", True
         with self._writing, contextlib.suppress(OSError):
             now = self._written = time.monotonic()
+            cost = (now - self._started) * self.devices * self.share
             State(
                 word,
                 stage=self._stage if running else "",
                 step=self._step,
                 steps=self.steps,
                 seconds_left=self._seconds_left(now) if running else None,
-                device_seconds=self._before.device_seconds + (now - self._started) * self.devices,
+                device_seconds=self._before.device_seconds + cost,
                 devices=self.devices,
                 device=self.device,
                 host=socket.gethostname(),

@@ -187,6 +187,7 @@ def _jobs(
                 source=depth,
                 needs=_needs(run),
                 seconds=run.seconds,
+                stack="" if depth else run.stack,
             )
             run, depth = run.source, depth + 1
     return list(jobs.values())

@@ -145,6 +145,9 @@ def plain(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
             _check_content(name, json.dumps(node))
         except TypeError:  # a path or a date, which no file of ours can hold
             _check(name, node)
+    features = config["features"]
+    if isinstance(features, Mapping) and features.get("cache") is False:
+        config["features"] = {**features, "cache": "off"}  # which YAML takes for false
     return config
 
 

@@ -10,11 +10,17 @@ from warmstart.out_of_memory import evaluation_error, is_out_of_memory
 from warmstart.plan import Run
 from warmstart.predict import OPENINGS, evaluate
 from warmstart.ranks import Ranks
+from warmstart.shortcuts import Shortcuts
 from warmstart.task import Classification
 
 
 def evaluation(
-    run: Run, task: Classification, recorder: Recorder, weights: str, ranks: Ranks
+    run: Run,
+    task: Classification,
+    recorder: Recorder,
+    shortcuts: Shortcuts,
+    weights: str,
+    ranks: Ranks,
 ) -> dict[str, float]:
     """Return the metrics of val and test, of which test is opened once.
 
@@ -22,6 +28,7 @@ def evaluation(
         run: Which.
         task: With the weights to evaluate.
         recorder: Of the training, which is kept should the evaluation be asked to stop.
+        shortcuts: Know what the batches hold.
         weights: Digest of the weights.
         ranks: This process among those of the run.
 
@@ -38,8 +45,8 @@ def evaluation(
             classes=run.images.classes,
             weights=weights,
             path=run.folder / "predictions.npz",
+            loader_of=shortcuts.evaluation,
             crops=run.crops,
-            workers=run.hardware.loaders(busy=run.dataset.streamed or run.crops is not None),
             # One of several processes cannot leave alone.
             progress=None if ranks.world > 1 else _heed_stop(run, task, recorder),
             ranks=ranks,

@@ -21,6 +21,7 @@ from warmstart.data.preprocess import input_of, with_channels
 from warmstart.data.samples import Samples
 from warmstart.data.unlabelled import unlabelled_folder
 from warmstart.data.views import needs_originals
+from warmstart.errors import ConfigError
 from warmstart.models.architecture import Input
 from warmstart.targets import OWN_KEYS, PREPARATION
 
@@ -54,6 +55,7 @@ def feed(config: Mapping[str, Any], wanted: Input | None, *, fallback: int | Non
         ConfigError: What is wrong with the data, in one sentence.
     """
     augment: Augment = configs.build("augment", config["augment"])
+    _check_views(config, augment)
     prepared = preparation(config)
     originals = augment.needs_originals or needs_originals(config["eval"]["crops"])
     source = {k: v for k, v in config["data"].items() if k not in OWN_KEYS["data"]}
@@ -69,6 +71,15 @@ def feed(config: Mapping[str, Any], wanted: Input | None, *, fallback: int | Non
     wanted = dataclasses.replace(wanted or fitting(), size=height if height == width else None)
     wanted = with_channels(wanted, config["model"]["channels"], given=images.channels)
     return Feed(dataset, images, wanted, augment.bind(images.train))
+
+
+def _check_views(config: Mapping[str, Any], augment: Augment) -> None:
+    views = config["features"]["views"]
+    if views is not None and not augment.columns:
+        raise ConfigError(
+            f"features.views is {views}, but the augmentation draws nothing, so that all views of "
+            "an image are one; leave it out, or give an augmentation, for example augment=crop"
+        )
 
 
 @functools.lru_cache(maxsize=32)

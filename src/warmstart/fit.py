@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,16 +12,15 @@ import torch
 from warmstart import configs
 from warmstart.beat import Report
 from warmstart.callbacks import checkpoint
-from warmstart.callbacks.phases import PhaseSchedule
 from warmstart.callbacks.proof import FreezeProof
 from warmstart.callbacks.ranks import RankSync
 from warmstart.callbacks.recorder import Logger, Recorder
-from warmstart.data.batches import TrainBatches, eval_loader, train_loader
-from warmstart.data.preprocess import Preprocess
+from warmstart.data.batches import EvalBatches
 from warmstart.models import layers
 from warmstart.out_of_memory import OutOfMemory, is_out_of_memory
 from warmstart.plan import Run
 from warmstart.ranks import ALONE, Ranks
+from warmstart.shortcuts import Shortcuts
 from warmstart.task import Classification, class_weights
 from warmstart.trainer import ddp
 
@@ -31,12 +31,13 @@ def fit(
     run: Run,
     model: torch.nn.Module,
     groups: list[layers.LayerGroup],
-    batches: TrainBatches,
-    loggers: list[Logger],
+    shortcuts: Shortcuts,
+    loggers: Sequence[Logger],
     report: Report,
     *,
     accumulated: int = 0,
     ranks: Ranks = ALONE,
+    trained: dict[str, Any] | None = None,
 ) -> tuple[Classification, Recorder, list[float]]:
     """Train from the newest checkpoint, or from the start, to the last step.
 
@@ -44,12 +45,14 @@ def fit(
         run: Which.
         model: As it is before step 0.
         groups: Its layer groups.
-        batches: Item k is the batch of step k.
+        shortcuts: Know what the batches hold, and what takes them.
         loggers: Mirrors of the curves.
         report: Is told the stage and the steps.
         accumulated: Micro-batches of a step that a lack of memory forces; 0 takes the config's. A
             checkpoint knows those of its run.
         ranks: This process among those of the run.
+        trained: The state after the last step, as a checkpoint holds it, where something else has
+            trained.
 
     Returns:
         The task, with the weights after the last step; what was recorded; and the divergence of
@@ -60,11 +63,12 @@ def fit(
         RunError: The loss is no number any more.
         Stopped: On request; a checkpoint is written.
     """
-    resume = checkpoint.load_newest(run.folder)
-    if resume is not None:
+    resume = trained or checkpoint.load_newest(run.folder)
+    if resume is not None and trained is None:
         _log.info("going on after step %d of %d", resume["step"], run.steps)
         accumulated = resume.get("accumulated", 0)  # a checkpoint of an older version has none
-    task = _task(run, model, groups, resume, accumulated or run.config["accumulate"], ranks)
+    micro = accumulated or run.config["accumulate"]
+    task = _task(run, model, groups, shortcuts, resume, micro, ranks)
     recorder = Recorder(
         run.folder,
         steps=run.steps,
@@ -85,7 +89,7 @@ def fit(
         return task, recorder, checked
     report.stage("training", step=task.first_step)
     try:
-        divergence = _train(run, groups, batches, task, recorder, ranks)
+        divergence = _train(run, groups, shortcuts, task, recorder, ranks)
     except SystemExit as error:
         # Lightning turns Ctrl-C into an exit with code 1, which would look like a failed run.
         raise KeyboardInterrupt from error
@@ -99,23 +103,17 @@ def fit(
 def _train(
     run: Run,
     groups: list[layers.LayerGroup],
-    batches: TrainBatches,
+    shortcuts: Shortcuts,
     task: Classification,
     recorder: Recorder,
     ranks: Ranks,
 ) -> list[float]:
     """Let Lightning do the steps that are left; return the divergence of the ranks."""
     first = task.first_step
-    cuts = run.augment.needs_originals and run.images.train.originals is not None
-    workers = run.hardware.loaders(busy=run.dataset.streamed or run.augment.draws or cuts)
-    loader = train_loader(batches, first=first, steps=run.steps, workers=workers)
-    val_workers = workers if run.dataset.streamed else 0
-    val = eval_loader(run.images.val, workers=val_workers, ranks=ranks)
-    lr = run.config["optimizer"]["lr"]
-    callbacks = [recorder.proof, PhaseSchedule(run.phases, run.schedule, groups, lr=lr), recorder]
+    callbacks = [recorder.proof, run.phase_schedule(groups), recorder]
     together, divergence = None, list[float]()
     if ranks.world > 1:
-        count = len(val.dataset)  # type: ignore[arg-type]
+        count = len(EvalBatches(run.images.val))
         sync = RankSync(ranks, run.phases, steps=run.steps, val_batches=count, first_step=first)
         callbacks, divergence = [sync, *callbacks], sync.divergence
         freezes = any(phase.groups < len(groups) for phase in run.phases)
@@ -127,7 +125,8 @@ def _train(
         ranks=ranks,
         ddp=together,
     )
-    trainer.fit(task, loader, val)
+    val = shortcuts.validation(lambda: task.last_step)
+    trainer.fit(task, shortcuts.training(first), val)
     return divergence
 
 
@@ -135,23 +134,24 @@ def _task(
     run: Run,
     model: torch.nn.Module,
     groups: list[layers.LayerGroup],
+    shortcuts: Shortcuts,
     resume: dict[str, Any] | None,
     accumulate: int,
     ranks: Ranks,
 ) -> Classification:
     if resume is not None:
         model.load_state_dict(resume["model"])
-    channels_last = run.config["trainer"]["channels_last"]
     classes, weighted = len(run.images.classes), run.config["balance"] == "loss"
     return Classification(
         model,
-        Preprocess(run.input, augment=run.augment, channels_last=channels_last),
+        run.preprocess(run.augment),
         optimizer=functools.partial(configs.build, "optimizer", run.config["optimizer"], groups),
         seed=run.config["seed"],
         classes=classes,
         mix=run.augment.mix,
         class_weights=class_weights(run.images.train.labels, classes) if weighted else None,
         auxiliary_weight=run.architecture.auxiliary_weight,
+        tail_at=shortcuts.tail_at,
         accumulate=accumulate,
         ranks=ranks,
         first_step=resume["step"] if resume else 0,

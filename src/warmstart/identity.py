@@ -50,8 +50,14 @@ NOT_IDENTITY = (
 NEUTRAL = {"accumulate": 1, "trainer.devices": 1, "trainer.sync_batchnorm": False}
 
 
+# Keys that have no effect on a probe, which takes no steps.
+_NOT_OF_PROBES = ("accumulate", "optimizer", "scheduler")
+
+
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a resolved config that belongs to a run's identity."""
+    if str(config["strategy"]["_target_"]).startswith("warmstart.strategies.probes."):
+        config = {name: node for name, node in config.items() if name not in _NOT_OF_PROBES}
     result: dict[str, Any] = _without(config, "")
     return result
 

@@ -127,6 +127,9 @@ def _load(
     prefix, state, outside = below_prefix(found.tensors, dict(model.state_dict()))
     entry = ", ".join(filter(None, [found.entry, f"{prefix}*" if prefix else ""]))
     classes = run.weights.classes
+    gone = tuple(f"{path}." for path in run.architecture.gone)
+    dropped = [name for name in state if f"{name}.".startswith(gone)] if gone else []
+    state = {name: tensor for name, tensor in state.items() if name not in dropped}
     report = transfer.load(
         model,
         state,
@@ -137,7 +140,7 @@ def _load(
         seed=run.config["seed"],
         origin=" ".join([run.weights.origin, *([f"({entry})"] if entry else [])]),
     )
-    return dataclasses.replace(report, unused=(*report.unused, *outside))
+    return dataclasses.replace(report, unused=(*report.unused, *dropped, *outside))
 
 
 def _design(
@@ -207,6 +210,7 @@ def _pretrain(
         "input": dataclasses.asdict(run.input),
         "images": images,
         "shrink": run.config["data"]["shrink"],
+        "group": [run.config["group"], run.config["features"]["pool"]],
         "version": RESULT_VERSION,
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

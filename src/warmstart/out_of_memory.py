@@ -54,11 +54,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS)
 
 
-def evaluation_error(error: BaseException) -> RunError:
-    """Return what to say of an evaluation for which memory did not suffice."""
+def evaluation_error(error: BaseException, during: str = "the evaluation") -> RunError:
+    """Return what to say of a pass without training for which memory did not suffice."""
     reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
     return RunError(
-        f"out of memory in the evaluation ({reason}); free some memory and give the same command "
+        f"out of memory in {during} ({reason}); free some memory and give the same command "
         "again, or give a smaller model or data.size"
     )
 

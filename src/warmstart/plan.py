@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ import torch
 from omegaconf import DictConfig
 
 from warmstart import configs, feed
-from warmstart.callbacks.phases import check_statistics
+from warmstart.callbacks.phases import PhaseSchedule, check_statistics
+from warmstart.cut_models import architecture_of, model_node
 from warmstart.data.augment.pipeline import Augment
 from warmstart.data.dataset import Dataset
 from warmstart.data.images import Images, Split
+from warmstart.data.preprocess import Preprocess
 from warmstart.data.views import Crops, crops_of
 from warmstart.errors import ConfigError
 from warmstart.identity import key
@@ -27,9 +29,11 @@ from warmstart.models.skeleton import skeleton
 from warmstart.models.weights import Weights, read_file, resolve
 from warmstart.optim.schedules import Schedule
 from warmstart.origins import WEIGHTS_FILE, check_same_net, named_weights, weights_of_run
+from warmstart.probe_config import NO_STEPS, check_probe, strategy_of
 from warmstart.results.record import Record, read
 from warmstart.scalars import check_scalars, length, scaled_rate
 from warmstart.strategies.phases import Phase
+from warmstart.strategies.probes import Probe
 from warmstart.trainer import Hardware
 
 
@@ -50,6 +54,7 @@ class Run:
         crops: Of every image at the final evaluation; None for its centre alone.
         unlabelled: Images for the pretraining without labels, and their digest; None takes those
             of the run.
+        probe: What is fitted to features in place of training; None where steps train.
     """
 
     key: str
@@ -65,6 +70,7 @@ class Run:
     source: Run | None
     unlabelled: tuple[Split, str] | None
     phases: list[Phase]
+    probe: Probe | None
     schedule: Schedule
     augment: Augment
     crops: Crops | None
@@ -85,10 +91,24 @@ class Run:
             return []
         return [self.weights.origin, *(self.source.origins if self.source else [])]
 
+    def groups(self) -> list[layers.LayerGroup]:
+        """Return the layer groups of its model without numbers."""
+        classes, size = len(self.images.classes), max(self.images.size)
+        return _groups(model_node(self.config), self.input.channels, classes, size)
+
     def build_model(self) -> torch.nn.Module:
         """Return the module as its authors' constructor leaves it."""
         classes = len(self.images.classes)
         return self.architecture.build(self.input.channels, classes, max(self.images.size))
+
+    def preprocess(self, augment: Augment | None) -> Preprocess:
+        """Return what makes the model's input of stored pixels."""
+        channels_last = self.config["trainer"]["channels_last"]
+        return Preprocess(self.input, augment=augment, channels_last=channels_last)
+
+    def phase_schedule(self, groups: Sequence[layers.LayerGroup]) -> PhaseSchedule:
+        """Return what freezes the groups of the run's model, and sets rates."""
+        return PhaseSchedule(self.phases, self.schedule, groups, lr=self.config["optimizer"]["lr"])
 
     def finished(self) -> Record | None:
         """Return the record if the run is finished and what it should keep is there."""
@@ -119,7 +139,9 @@ def _prepare(cfg: DictConfig | Mapping[str, Any], chain: tuple[str, ...], elsewh
     hardware: Hardware = configs.build("trainer", config["trainer"])
     if not elsewhere:
         hardware.check()
-    architecture: Architecture = configs.build("model", config["model"])
+    architecture = architecture_of(config)
+    if config["group"] is not None:  # by its name, whether an index or a name was given
+        config["group"] = list(architecture.layout)[-2]
     init: Init = configs.build("init", config["init"])
     source, weights = weights_of(config, architecture, init, chain)
     seen = feed.feed(config, wanted_input(weights, architecture))
@@ -134,13 +156,14 @@ def _prepare(cfg: DictConfig | Mapping[str, Any], chain: tuple[str, ...], elsewh
             f"images of a batch; give a batch_size of at least {2 * hardware.devices}"
         )
     steps, layout = config["steps"], architecture.layout
-    phases = configs.build("strategy", config["strategy"], groups=len(layout), steps=steps)
+    phases, probe = strategy_of(config["strategy"], groups=len(layout), steps=steps)
     schedule = configs.build("scheduler", config["scheduler"], steps=max(1, steps))
     configs.build("optimizer", config["optimizer"], [_probe_group()])
-    groups = _groups(
-        json.dumps(config["model"]), wanted.channels, len(images.classes), max(images.size)
-    )
+    groups = _groups(model_node(config), wanted.channels, len(images.classes), max(images.size))
     check_statistics(phases, groups, known_statistics(init, groups))
+    if probe is not None:
+        check_probe(probe, config, augment=augment, architecture=architecture, groups=groups)
+        config |= NO_STEPS
     loaded = weights if isinstance(init, Pretrained) else None
     identifier = key(
         config,
@@ -168,6 +191,7 @@ def _prepare(cfg: DictConfig | Mapping[str, Any], chain: tuple[str, ...], elsewh
         source=source if loaded else None,
         unlabelled=unlabelled,
         phases=phases,
+        probe=probe,
         schedule=schedule,
         augment=augment,
         crops=crops_of(config, images.train),
@@ -237,7 +261,7 @@ def _groups(node: str, channels: int, classes: int, size: int) -> list[layers.La
     Raises:
         ConfigError: The model cannot take such images.
     """
-    architecture: Architecture = configs.build("model", json.loads(node))
+    architecture = architecture_of(json.loads(node))
     model = skeleton(lambda: architecture.build(channels, classes, size))
     try:
         model.eval()(torch.empty(2, channels, size, size, device="meta"))

@@ -11,8 +11,9 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from warmstart.data.batches import eval_loader
+from warmstart.data.batches import Batch
 from warmstart.data.images import Split, Vault
 from warmstart.data.views import Crops
 from warmstart.metrics import classification_metrics
@@ -32,8 +33,8 @@ def evaluate(
     classes: Sequence[str],
     weights: str,
     path: Path,
+    loader_of: Callable[[str, Split], DataLoader[Batch]],
     crops: Crops | None = None,
-    workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> dict[str, float]:
@@ -52,8 +53,8 @@ def evaluate(
         path: ``predictions.npz``: ``classes``, ``weights``, and for each split S ``S_ids``,
             ``S_labels`` (int64 [n]) and ``S_logits`` (float32 [n, classes]): with several crops
             their mean, or the logarithm of their mean probabilities.
-        crops: What is shown of each image; None shows the pictures that training had.
-        workers: Processes that make batches.
+        loader_of: Returns the batches of a split by its name, in its order.
+        crops: What these show of each image; None for the pictures that training had.
         progress: Called with the images that are predicted, and all images.
         ranks: This process among those that share the batches; the first one opens vaults, writes
             and knows the metrics.
@@ -70,7 +71,7 @@ def evaluate(
         for name in absent:
             split = splits[name]
             images = split if isinstance(split, Split) else _opened(split, path, ranks)
-            loader = eval_loader(images, workers=workers, crops=crops, ranks=ranks)
+            loader = loader_of(name, images)
             try:
                 trainer.predict(task, loader, return_predictions=False)
             except SystemExit as error:

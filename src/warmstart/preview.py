@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from warmstart import configs, memory
-from warmstart.callbacks.phases import PhaseSchedule, check_statistics
+from warmstart.caching import decide
+from warmstart.callbacks.phases import check_statistics
 from warmstart.data.batches import TrainBatches
-from warmstart.data.preprocess import Preprocess
 from warmstart.initial import Initial, Pending, initial_model
 from warmstart.models.activations import activation_statistics
 from warmstart.models.init import Pretrained
@@ -38,7 +38,9 @@ def preview(run: Run) -> dict[str, Any]:
     ``groups`` has an entry for each layer group, with an entry in its ``phases`` for each of the
     run's phases: whether it trains, its learning rate at the phase's first step, its highest and
     its last one, the weight decay of matrices and of vectors (biases and norms), and the mode of
-    its BatchNorm. Sizes in memory are in bytes. Numbers that are not finite are text.
+    its BatchNorm. ``features`` says for each phase whether its frozen layers run once for each
+    image, as in `warmstart.results.record.Record`. Sizes in memory are in bytes. Numbers that are
+    not finite are text.
 
     Raises:
         ConfigError: The weights are wrong, or do not fit the strategy.
@@ -52,6 +54,7 @@ def preview(run: Run) -> dict[str, Any]:
         pending, initial = error.reason, _untouched(run)
     model, groups = initial.model, initial.groups
     phases = _phases(run, model, groups)
+    features = decide(run, model, groups) if run.steps or run.probe else []
     activations = [(None, None)] * len(groups) if pending else _activations(run, initial)
     entries = [
         {
@@ -73,6 +76,8 @@ def preview(run: Run) -> dict[str, Any]:
         "weights": _weights(run, initial, pending),
         "groups": entries,
         "phases": bounds,
+        "probe": run.config["choices"]["strategy"] if run.probe else None,
+        "features": [decision.as_dict() for decision in features],
         "memory": _memory(run, model),
         **_length(run),
         "logs": _logs(run),
@@ -138,10 +143,6 @@ def _count(tensors: Any) -> int:
     return sum(tensor.numel() for tensor in tensors)
 
 
-def _schedule(run: Run, groups: list[LayerGroup]) -> PhaseSchedule:
-    return PhaseSchedule(run.phases, run.schedule, groups, lr=run.config["optimizer"]["lr"])
-
-
 def _optimizer(run: Run) -> Callable[..., torch.optim.Optimizer]:
     return functools.partial(configs.build, "optimizer", run.config["optimizer"])
 
@@ -150,7 +151,7 @@ def _phases(run: Run, model: nn.Module, groups: list[LayerGroup]) -> list[dict[s
     """Return steps and an entry for each group, for each phase of the run."""
     if not run.steps:
         return []
-    schedule, optimizer = _schedule(run, groups), _optimizer(run)(groups)
+    schedule, optimizer = run.phase_schedule(groups), _optimizer(run)(groups)
     ends = [phase.start for phase in run.phases[1:]] + [run.steps]
     result = []
     for phase, end in zip(run.phases, ends, strict=True):
@@ -194,16 +195,14 @@ def _group_in_phase(group: LayerGroup, optimizer: torch.optim.Optimizer) -> dict
 
 def _activations(run: Run, initial: Initial) -> list[tuple[Any, Any]]:
     """Return mean and deviation of each group's output for the first images of training."""
-    _schedule(run, initial.groups).apply(initial.model, 0)
+    run.phase_schedule(initial.groups).apply(initial.model, 0)
     batches = TrainBatches(
         run.images.train,
         batch_size=run.config["batch_size"],
         seed=run.config["seed"],
     )
     pixels, _, uniforms = (part[:_ACTIVATION_IMAGES] for part in batches[0])
-    channels_last = run.config["trainer"]["channels_last"]
-    preprocess = Preprocess(run.input, augment=None, channels_last=channels_last)
-    images = preprocess(pixels, uniforms, train=False)
+    images = run.preprocess(None)(pixels, uniforms, train=False)
     found = activation_statistics(
         initial.model, initial.groups, images, auxiliary=run.architecture.auxiliary
     )
@@ -222,7 +221,7 @@ def _memory(run: Run, model: nn.Module) -> dict[str, Any]:
         found = memory.estimate(
             run,
             model.to("meta"),
-            schedule=functools.partial(_schedule, run),
+            schedule=run.phase_schedule,
             optimizer=_optimizer(run),
         )
     except RuntimeError as error:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from warmstart.results.features import phase_text
 from warmstart.results.terminal import UNLIMITED
 
 Plan = dict[str, Any]
@@ -55,10 +56,16 @@ def show(plan: Plan, console: Console | None = None) -> None:
         console.width = UNLIMITED
     try:
         console.print(_groups(plan))
-        console.print(_training(plan) if plan["phases"] else Text("0 steps: nothing trains\n"))
+        console.print(_training(plan) if plan["phases"] else _no_steps(plan))
         console.print(_rest(plan))
     finally:
         console.width = width
+
+
+def _no_steps(plan: Plan) -> Text:
+    if plan["probe"] is None:
+        return Text("0 steps: nothing trains\n")
+    return Text(f"no steps: strategy={plan['probe']} fits the head to features\n")
 
 
 def _groups(plan: Plan) -> Table:
@@ -134,10 +141,13 @@ def _rest(plan: Plan) -> Table:
         "input": _input(plan),
         "weights": _weights(plan["weights"]),
         "length": _length(plan),
+        "features": _features(plan),
         "images": _images(plan),
         "memory": _memory(plan),
         "writes": _logs(plan),
     }
+    if not plan["features"]:
+        del lines["features"]
     if plan["finished"]:
         lines["done"] = "this run is finished; warmstart train returns its record"
     for name, text in lines.items():
@@ -175,6 +185,14 @@ def _length(plan: Plan) -> str:
         f"{_counted(plan['validations'], 'validation')}, one every "
         f"{_counted(plan['val_every_steps'], 'step')}"
     )
+
+
+def _features(plan: Plan) -> str:
+    """Return a line per phase: what runs once for each image, or why nothing does."""
+    phases = plan["features"]
+    if len(phases) == 1:
+        return phase_text(phases[0])
+    return "\n".join(f"phase {n}: {phase_text(one)}" for n, one in enumerate(phases, start=1))
 
 
 def _counted(number: float, noun: str, form: str = ",") -> str:

@@ -85,7 +85,7 @@ class Display:
     def step(self, done: int, steps: int) -> None:
         """Show how far the run is; cheap enough to be called at every step."""
         now = time.monotonic()
-        if self._first is None:
+        if self._first is None or done < self._first:  # images of which features are computed
             self._first, self._began = done, now
         if (
             self._bars is None

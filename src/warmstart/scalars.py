@@ -15,6 +15,7 @@ _BALANCES = ("none", "loss", "sampling")
 # What a run does that runs out of memory.
 _ON_OOM = ("accumulate", "fail")
 _RESOURCES = {"gpus", "cpus", "timeout"}
+_FEATURES = {"cache", "views", "dtype", "gib", "pool"}
 # A third of a GPU may be written 0.33.
 _SHARE_TOLERANCE = 0.015
 # About so many validations, and so many points of the training curve, in a run.
@@ -29,6 +30,7 @@ def check_scalars(config: Mapping[str, Any]) -> None:
             raise choose(name, config[name], allowed)
     check_eval(config)
     _check_resources(config)
+    _check_features(config)
     if config["keep"] not in ("best", "none"):
         raise ConfigError(f"keep is {config['keep']!r}, but must be best or none")
     for name in ("out", "store"):
@@ -36,9 +38,7 @@ def check_scalars(config: Mapping[str, Any]) -> None:
     if not isinstance(config["test"], bool):
         raise ConfigError(f"test is {config['test']!r}, but must be true or false")
     for name in ("checkpoint_seconds", "cache_gib"):
-        value = config[name]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-            raise ConfigError(f"{name} is {value!r}, but must be a number of at least 0")
+        _check_amount(name, config[name])
 
 
 def _check_length(config: Mapping[str, Any]) -> None:
@@ -87,6 +87,36 @@ def _check_resources(config: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"resources.timeout is {timeout!r}, but must be a number of seconds above 0, or null"
         )
+
+
+def _check_features(config: Mapping[str, Any]) -> None:
+    node = config["features"]
+    if not isinstance(node, Mapping) or set(node) != _FEATURES:
+        raise ConfigError(
+            f"features is {node!r}, but must have the keys {', '.join(sorted(_FEATURES))}; for "
+            "example features.cache=off"
+        )
+    for name, allowed in (("cache", ("auto", "off")), ("dtype", ("float32", "float16"))):
+        if node[name] not in allowed:
+            raise choose(f"features.{name}", node[name], allowed)
+    _check_amount("features.gib", node["gib"])
+    views = node["views"]
+    if views is None:
+        return
+    if isinstance(views, bool) or not isinstance(views, int) or views < 1:
+        raise ConfigError(
+            f"features.views is {views!r}, but must be a whole number of at least 1, or null"
+        )
+    if node["cache"] == "off":
+        raise ConfigError(
+            f"features.views is {views}, but features.cache=off computes no features; leave out "
+            "one of them"
+        )
+
+
+def _check_amount(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise ConfigError(f"{name} is {value!r}, but must be a number of at least 0")
 
 
 def gpu_share(gpus: Any) -> float | None:

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from warmstart import configs
+from warmstart.cut_models import architecture_of
 from warmstart.data.augment.pipeline import Augment
 from warmstart.data.batches import TrainBatches
 from warmstart.data.dataset import Dataset
@@ -53,7 +54,7 @@ def view(cfg: DictConfig) -> Sight:
     config = configs.plain(cfg)
     check_scalars(config)
     notes, weights = [], None
-    architecture = configs.build("model", config["model"])
+    architecture = architecture_of(config)
     try:
         _, weights = weights_of(config, architecture, configs.build("init", config["init"]))
     except ConfigError as error:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import hashlib
+import logging
 import os
 import re
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -19,25 +18,14 @@ from filelock import Timeout
 
 from warmstart.errors import ConfigError
 from warmstart.locks import lock as lock  # part of what the store offers
+from warmstart.sums import SUMS as SUMS  # likewise
+from warmstart.sums import Stamp, as_text, flush, read_sums, stamps, walk
+from warmstart.sums import sha256 as sha256  # likewise
 
 T = TypeVar("T")
 
-SUMS = "SHA256SUMS"
-"""The file of an entry that its maker does not write."""
-
-# From here on one flush of everything is quicker than one per file.
-_MANY_FILES = 100
-# Clocks of file systems are coarser than nanoseconds.
-_TICK_NS = 100_000_000
+_log = logging.getLogger("warmstart")
 _PART = re.compile(r"\.(?P<key>.+)\.[^.]{8}\.part")
-
-Stamp = tuple[int, int]  # bytes, time of change in ns
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 sum of a file in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def publish(path: Path, write: Callable[[Path], object], *, parts: Path | None = None) -> None:
@@ -84,15 +72,33 @@ def once(folder: Path, key: str, make: Callable[[Path], None]) -> Path:
     return opened(folder, key, make, lambda path: path)
 
 
-def opened(folder: Path, key: str, make: Callable[[Path], None], read: Callable[[Path], T]) -> T:
+def opened(
+    folder: Path,
+    key: str,
+    make: Callable[[Path], None],
+    read: Callable[[Path], T],
+    *,
+    fault: Callable[[Path], str] | None = None,
+) -> T:
     """Return what `read` returns for the entry of `once`.
 
     Nobody can trim the entry before `read` has returned: what it has opened or mapped by then
     stays readable.
+
+    Args:
+        folder: The store.
+        key: See `once`.
+        make: Likewise.
+        read: Called with the folder of the entry.
+        fault: Says why an entry whose files are intact cannot be used, or nothing; such a one is
+            made again too.
     """
     path = folder / key
     with lock(path):
-        if not path.is_dir() or not _intact(path):
+        wrong = path.is_dir() and (_damage(path) or (fault(path) if fault else ""))
+        if wrong:
+            _log.warning("%s/%s %s: it is made again", folder.name, key, wrong)
+        if wrong or not path.is_dir():
             killed = folder.glob(f".{glob.escape(key)}.????????.part")
             for old in filter(Path.exists, (path, *killed)):
                 shutil.rmtree(old)
@@ -108,92 +114,39 @@ def _make(path: Path, make: Callable[[Path], None]) -> None:
         make(part)
         if (part / SUMS).exists():
             raise ConfigError(f"{path.name} holds a file {SUMS}, the store's own; rename it")
-        stamps = _stamps(part)
-        _write_sums(part, {name: (stamp, sha256(part / name)) for name, stamp in stamps.items()})
-        _flush([part / SUMS, *(part / name for name in stamps)])
+        written = stamps(part)
+        _write_sums(part, {name: (stamp, sha256(part / name)) for name, stamp in written.items()})
+        flush([part / SUMS, *(part / name for name in written)])
         part.chmod(0o755)
         os.replace(part, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _intact(path: Path) -> bool:
+def _damage(path: Path) -> str:
+    """Return what is wrong with the files of an entry, or nothing."""
+    damage = "is damaged"
     try:
-        known, stamps = _read_sums(path), _stamps(path)
-        if known.keys() != stamps.keys():
-            return False
-        changed = [name for name, stamp in stamps.items() if stamp != known[name][0]]
+        known, found = read_sums(path), stamps(path)
+        if known.keys() != found.keys():
+            return damage
+        changed = [name for name, stamp in found.items() if stamp != known[name][0]]
         if any(sha256(path / name) != known[name][1] for name in changed):
-            return False
+            return damage
     except (OSError, ValueError):
-        return False
+        return damage
     if changed:  # copied or touched: the next opening is quick again
         with contextlib.suppress(OSError):
             made = (path / SUMS).stat().st_mtime_ns
-            _write_sums(path, {name: (stamps[name], known[name][1]) for name in stamps})
+            _write_sums(path, {name: (found[name], known[name][1]) for name in found})
             os.utime(path / SUMS, ns=(made, made))
-    return True
+    return ""
 
 
 def _write_sums(path: Path, files: dict[str, tuple[Stamp, str]]) -> None:
-    """Write what ``sha256sum --check`` reads, with size and time of change in comments.
-
-    A file that has just been written gets no comment: another change could bear the same time.
-    """
-    settled = time.time_ns() - _TICK_NS
-    text = "".join(
-        (f"# {stamp[0]} {stamp[1]}\n" if stamp[1] < settled else "") + f"{digest}  {name}\n"
-        for name, (stamp, digest) in files.items()
-    )
+    text = as_text(files)
     # Beside the entry: who has opened it and lists its files now must not find another one.
-    publish(path / SUMS, lambda part: part.write_bytes(os.fsencode(text)), parts=path.parent)
-
-
-def _read_sums(path: Path) -> dict[str, tuple[Stamp | None, str]]:
-    files: dict[str, tuple[Stamp | None, str]] = {}
-    stamp: Stamp | None = None
-    for line in os.fsdecode((path / SUMS).read_bytes()).split("\n")[:-1]:
-        if line.startswith("# "):
-            size, changed = line[2:].split(" ")
-            stamp = int(size), int(changed)
-        else:
-            digest, name = line.split("  ", 1)
-            files[name], stamp = (stamp, digest), None
-    return files
-
-
-def _stamps(path: Path) -> dict[str, Stamp]:
-    """Return size and time of change of all files of an entry, by their sorted names in it."""
-    stamps = {}
-    for file in _walk(path):
-        name = os.path.relpath(file.path, path)
-        if not file.is_file(follow_symlinks=False) or "\n" in name:
-            raise ConfigError(
-                f"{name!r} is a link, no plain file, or has a line break in its name; the store "
-                "keeps none of these, so leave it out"
-            )
-        if name != SUMS:
-            status = file.stat(follow_symlinks=False)
-            stamps[name] = status.st_size, status.st_mtime_ns
-    return dict(sorted(stamps.items()))
-
-
-def _walk(path: str | Path) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(path) as items:
-        for item in items:
-            if item.is_dir(follow_symlinks=False):
-                yield from _walk(item.path)
-            else:
-                yield item
-
-
-def _flush(files: list[Path]) -> None:
-    if len(files) > _MANY_FILES:
-        os.sync()
-    else:
-        for path in files:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+    publish(path / SUMS, lambda part: part.write_bytes(text), parts=path.parent)
 
 
 @dataclass(frozen=True)
@@ -237,7 +190,7 @@ def entry_of(kind: str, path: Path, *, finished: bool) -> Entry:
     sizes, used = [], 0.0
     with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
         used = path.stat().st_mtime
-        files = (file for file in _walk(path) if file.name != SUMS)
+        files = (file for file in walk(path) if file.name != SUMS)
         sizes = [file.stat(follow_symlinks=False).st_size for file in files]
     guard = path.with_name(name)
     return Entry(kind, name, (path,), guard, sum(sizes), len(sizes), used, finished)
@@ -250,7 +203,7 @@ def folders(path: Path) -> list[Path]:
     return []
 
 
-def trim(folder: Path, *, limit: int, need: int = 0, keep: str = "") -> int:
+def trim(folder: Path, *, limit: int, need: int = 0, keep: Collection[str] = ()) -> int:
     """Delete least recently used entries until `need` more bytes fit under `limit`.
 
     Entries that somebody is making or opening stay; a memory map of a deleted one stays readable.
@@ -259,7 +212,7 @@ def trim(folder: Path, *, limit: int, need: int = 0, keep: str = "") -> int:
         folder: That of a kind, for example ``STORE/images``.
         limit: In bytes.
         need: Bytes that are about to be written.
-        keep: The key of an entry that stays.
+        keep: Keys of entries that stay.
 
     Returns:
         The bytes that were freed.
@@ -269,7 +222,7 @@ def trim(folder: Path, *, limit: int, need: int = 0, keep: str = "") -> int:
     for entry in found:
         if total - freed + need <= limit:
             break
-        if entry.name != keep and remove(entry):
+        if entry.name not in keep and remove(entry):
             freed += entry.bytes
     return freed
 

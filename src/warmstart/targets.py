@@ -18,7 +18,7 @@ TARGETS = {
     "augment": "warmstart.data.augment.",
     "model": "warmstart.models.",
     "init": "warmstart.models.init.",
-    "strategy": "warmstart.strategies.phases.",
+    "strategy": "warmstart.strategies.",
     "optimizer": "warmstart.optim.optimizers.",
     "scheduler": "warmstart.optim.schedules.",
     "trainer": "warmstart.trainer.",

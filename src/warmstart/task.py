@@ -20,6 +20,17 @@ from warmstart.ranks import ALONE, Ranks
 # mass of each class in them, float32 [b, classes].
 Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
+# From its input to logits [b, classes], or these with those of auxiliary classifiers.
+Net = Callable[[Tensor], Any]
+
+# From a step, or None for the final evaluation, to the part of the model that takes the batches of
+# that time, as they hold stored features; None where they hold pixels, for the whole model.
+TailAt = Callable[[int | None], Net | None]
+
+
+def no_tail(step: int | None) -> None:
+    """Let the whole model take every batch."""
+
 
 class Classification(pl.LightningModule):
     """Cross-entropy training of a classifier.
@@ -41,6 +52,7 @@ class Classification(pl.LightningModule):
         mix: Mixes the images of a training batch, and their labels; None leaves them.
         class_weights: float32 [classes], as `class_weights` returns them; None for ones.
         auxiliary_weight: Factor on the loss of each auxiliary classifier; 0 leaves them out.
+        tail_at: What takes the batches of a step, and of the validation after it.
         accumulate: Micro-batches into which the batch of a step is cut: their gradients add up to
             the whole batch's, with the memory of one. BatchNorm normalizes each by itself, and
             dropout draws for one after the other.
@@ -63,6 +75,7 @@ class Classification(pl.LightningModule):
         mix: Mix | None = None,
         class_weights: Tensor | None = None,
         auxiliary_weight: float = 0.0,
+        tail_at: TailAt = no_tail,
         accumulate: int = 1,
         ranks: Ranks = ALONE,
         first_step: int = 0,
@@ -78,9 +91,11 @@ class Classification(pl.LightningModule):
         self.auxiliary_weight = auxiliary_weight
         self.accumulate = accumulate
         self.first_step = first_step
+        self.last_step = max(0, first_step - 1)
         self.train_sums = torch.zeros(3)
         self.val_sums = torch.zeros(3)
         self._own = () if ranks.world == 1 else (ranks.rank,)
+        self._tail_at = tail_at
         self._make_optimizer = optimizer
         self._optimizer_state = optimizer_state
 
@@ -115,17 +130,25 @@ class Classification(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # All noise draws from here: a function of the seed and the step. The mix comes before the
         # model, so that it is the same whatever the model draws for its dropout.
-        place = ("step", self.first_step + batch_idx, *self._own)
-        _seed_noise(derive(self.seed, *place), self.device)
-        pixels, targets, uniforms = batch
-        x = self.preprocess(pixels, uniforms, train=True)
+        self.last_step = self.first_step + batch_idx
+        seed_noise(derive(self.seed, "step", self.last_step, *self._own), self.device)
+        net, x = self._way(batch, self.last_step, train=True)
+        targets = batch[1]
         if self.mix is not None:
             x, targets = self.mix(x, targets, self.classes)
         if self.accumulate == 1:
-            return self._loss(x, targets)
-        return self._accumulated(x, targets)
+            return self._loss(net, x, targets)
+        return self._accumulated(net, x, targets)
 
-    def _accumulated(self, x: Tensor, targets: Tensor) -> Tensor:
+    def _way(self, batch: Batch, step: int | None, *, train: bool) -> tuple[Net, Tensor]:
+        """Return what the images of a batch go through, and in which form; see `TailAt`."""
+        given, _, uniforms = batch
+        tail = self._tail_at(step)
+        if tail is not None:
+            return tail, given
+        return self.model, self.preprocess(given, uniforms, train=train)
+
+    def _accumulated(self, net: Net, x: Tensor, targets: Tensor) -> Tensor:
         """Return the last micro-batch's part of the loss; the others' gradients are in place."""
         for parameter in self.model.parameters():
             parameter.grad = None
@@ -133,14 +156,14 @@ class Classification(pl.LightningModule):
             x.tensor_split(self.accumulate), targets.tensor_split(self.accumulate), strict=True
         )
         for micro, labels in first:
-            loss = self._loss(micro, labels) * (len(micro) / len(x))
+            loss = self._loss(net, micro, labels) * (len(micro) / len(x))
             with torch.autocast(self.device.type, enabled=False):  # it is for the forward pass
                 loss.backward()  # type: ignore[no-untyped-call]
-        return self._loss(*last) * (len(last[0]) / len(x))
+        return self._loss(net, *last) * (len(last[0]) / len(x))
 
-    def _loss(self, x: Tensor, targets: Tensor) -> Tensor:
+    def _loss(self, net: Net, x: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of some images, and count them."""
-        output = self.model(x)
+        output = net(x)
         logits, *auxiliary = (output,) if isinstance(output, Tensor) else output
         loss = _cross_entropy(logits, targets, self.class_weights)
         _add(self.train_sums, loss.detach(), logits.detach(), targets)
@@ -155,13 +178,13 @@ class Classification(pl.LightningModule):
         self.val_sums = torch.zeros(3, device=self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        pixels, labels, uniforms = batch
-        logits = self.model(self.preprocess(pixels, uniforms, train=False))
+        net, x = self._way(batch, self.last_step, train=False)
+        logits, labels = net(x), batch[1]
         _add(self.val_sums, F.cross_entropy(logits, labels), logits, labels)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        pixels, _, uniforms = batch
-        logits: Tensor = self.model(self.preprocess(pixels, uniforms, train=False))
+        net, x = self._way(batch, None, train=False)
+        logits: Tensor = net(x)
         return logits.float().cpu()
 
 
@@ -202,7 +225,8 @@ def _add(sums: Tensor, mean_loss: Tensor, logits: Tensor, targets: Tensor) -> No
     sums += torch.stack((mean_loss.float() * count, right, torch.full_like(right, count)))
 
 
-def _seed_noise(seed: int, device: torch.device) -> None:
+def seed_noise(seed: int, device: torch.device) -> None:
+    """Let the generator of a device, and torch's own, draw what follows from `seed`."""
     # Not torch.manual_seed, which visits every device there could be at every call.
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from warmstart import configs
+from warmstart.cut_models import model_node
 from warmstart.errors import ConfigError
 from warmstart.identity import identity
 from warmstart.launch.cost import (
@@ -22,7 +22,13 @@ from warmstart.launch.cost import (
     predict,
 )
 from warmstart.launch.jobs import Job, Resources
-from warmstart.operations import image_operations, run_operations, training_operations
+from warmstart.operations import (
+    cached_phases,
+    frozen_operations,
+    image_operations,
+    run_operations,
+    training_operations,
+)
 from warmstart.plan import Run, prepare
 from warmstart.results.record import Record
 
@@ -33,6 +39,7 @@ CONV1, CONV2, HEAD = 2 * 64 * 9 * 1 * 2, 2 * 64 * 9 * 2 * 3, 2 * 12 * 10
 FORWARD = CONV1 + CONV2 + HEAD
 # The head's weights alone; and everything, of which the input needs no gradient.
 PROBE = FORWARD + HEAD
+SMALL = {"_target_": "warmstart.models.small.small_cnn", "widths": [2, 3]}
 FULL = FORWARD + CONV1 + 2 * CONV2 + 2 * HEAD
 
 
@@ -59,7 +66,7 @@ def finish(run: Run, *, train: float, rest: float = 0.0, **content: Any) -> None
     [(None, FORWARD), (1, PROBE), (2, FORWARD + 2 * HEAD + CONV2), (3, FULL)],
 )
 def test_operations_of_an_image(trained: int | None, expected: int) -> None:
-    node = json.dumps({"_target_": "warmstart.models.small.small_cnn", "widths": [2, 3]})
+    node = model_node({"model": SMALL, "features": {"pool": None}})
     assert image_operations(node, 1, 10, 8, trained) == expected
 
 
@@ -72,6 +79,45 @@ def test_operations_of_a_run(tmp_path: Path) -> None:
     assert evaluation == FORWARD * (2 * val + val + test)
     full = {"_target_": "warmstart.strategies.phases.full"}
     assert training_operations(run, full, 10) == 40 * FULL
+
+
+@pytest.mark.parametrize(("trained", "expected"), [(1, CONV1 + CONV2), (2, CONV1), (3, 0)])
+def test_operations_before_what_trains(trained: int, expected: int) -> None:
+    node = model_node({"model": SMALL, "features": {"pool": None}})
+    assert frozen_operations(node, 1, 10, 8, trained) == expected
+
+
+def test_operations_of_a_run_whose_frozen_layers_run_once(tmp_path: Path) -> None:
+    phases = "strategy.phases=[{groups: 1}, {start: 0.25, groups: 2}, {start: 0.5, groups: all}]"
+    run = planned(tmp_path, "strategy=listed", "strategy.batchnorm=train", phases)
+    below_head, below_second = CONV1 + CONV2, CONV1
+    second = FORWARD + 2 * HEAD + CONV2
+    train, val, test = (len(run.images.splits[name]) for name in ("train", "val", "test"))
+    training, evaluation = run_operations(run, [True, True, False])
+    steps = 25 * (PROBE - below_head) + 25 * (second - below_second) + 50 * FULL
+    assert training == 4 * steps + train * (below_head + below_second)
+    # Validations after steps 50 (of the second phase) and 100; val and test at the end.
+    passes = val * (FORWARD - below_second) + val * FORWARD + (val + test) * FORWARD
+    assert evaluation == passes + val * (below_head + below_second)
+
+
+def test_operations_of_a_cached_probe(tmp_path: Path) -> None:
+    run = planned(tmp_path, "strategy=linear_probe", "strategy.batchnorm=train")
+    train, val, test = (len(run.images.splits[name]) for name in ("train", "val", "test"))
+    below = CONV1 + CONV2
+    training, evaluation = run_operations(run, [True])
+    assert training == 400 * 2 * HEAD + train * below
+    # Two validations and the last one on kept features; test passes the frozen layers once too.
+    assert evaluation == (3 * val + test) * HEAD + (val + test) * below
+
+
+def test_operations_of_a_probe_without_steps(tmp_path: Path) -> None:
+    run = planned(tmp_path, "init=random_features", "strategy=nearest_mean")
+    train, val, test = (len(run.images.splits[name]) for name in ("train", "val", "test"))
+    assert cached_phases(run) == [True]
+    # Every image passes the whole net once, those of train all but the head.
+    expected = (train * (CONV1 + CONV2), (val + test) * FORWARD)
+    assert run_operations(run, [True]) == expected
 
 
 def test_without_history_operations_are_counted(tmp_path: Path) -> None:
@@ -105,6 +151,29 @@ def test_another_strategy_is_scaled_by_operations(tmp_path: Path) -> None:
     seconds, basis = predict(probe, History.read(tmp_path))
     assert basis == SAME_MODEL
     assert seconds == pytest.approx(10.0 * PROBE / FULL + 0.5)
+
+
+def test_frozen_layers_that_run_once_take_less(tmp_path: Path) -> None:
+    finish(planned(tmp_path), train=10.0, rest=0.5)
+    words = ["init=random_features", "strategy=linear_probe", "data.per_class=3"]
+    probe = planned(tmp_path, *words)
+    seconds, basis = predict(probe, History.read(tmp_path))
+    assert basis == SAME_MODEL
+    # 400 images pass the head, 30 the layers below it; and 100 steps of 3 ms.
+    below = CONV1 + CONV2
+    counted = 400 * 2 * HEAD + 30 * below
+    assert seconds == pytest.approx(10.0 * counted / (400 * FULL) + 0.5 + 0.3)
+    live, _ = predict(planned(tmp_path, *words, "features.cache=off"), History.read(tmp_path))
+    assert live == pytest.approx(10.0 * PROBE / FULL + 0.5)
+
+
+def test_steps_on_stored_features_tell_nothing_of_a_model(tmp_path: Path) -> None:
+    words = ["init=random_features", "strategy=linear_probe", "data.per_class=3"]
+    cached = {"phase": 0, "cached": True, "reason": None, "at": "head", "shape": [12]}
+    finish(planned(tmp_path, *words), train=0.1, features=[cached | {"views": None}])
+    history = History.read(tmp_path)
+    assert predict(planned(tmp_path), history)[1] == OPERATIONS
+    assert predict(planned(tmp_path, *words, "seed=1"), history) == (pytest.approx(0.1), ALIKE)
 
 
 @pytest.mark.parametrize(

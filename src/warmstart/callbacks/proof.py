@@ -64,6 +64,14 @@ class FreezeProof(pl.Callback):
         if resume is not None:
             self.entries, self._held = resume["entries"], resume["held"]
 
+    def begin(self, model: nn.Module) -> None:
+        """Take the digests at the start of the phase that is under way."""
+        self._held = self._digests(model)
+
+    def end(self, model: nn.Module) -> None:
+        """Compare with them after the last step."""
+        self._close(model, self.steps - 1)
+
     def state(self) -> dict[str, Any]:
         """Return, as plain data, what a resumed run needs: it starts in the middle of a phase."""
         return {"entries": self.entries, "held": self._held}
@@ -83,11 +91,11 @@ class FreezeProof(pl.Callback):
             return
         if step:
             self._close(pl_module.model, step - 1)
-        self._held = self._digests(pl_module.model)
+        self.begin(pl_module.model)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classification)
-        self._close(pl_module.model, self.steps - 1)
+        self.end(pl_module.model)
 
     def _phase(self) -> Phase:
         """Return the phase that is under way: one entry stands for each that came before."""

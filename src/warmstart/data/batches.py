@@ -63,6 +63,20 @@ class TrainBatches(Dataset[Batch]):
         self._pass = functools.lru_cache(maxsize=2)(self._draw_pass)
 
     def __getitem__(self, step: int) -> Batch:
+        indices, before = self.places(step)
+        uniforms = self.uniforms(indices, before)
+        if self.augment is None:
+            pixels = torch.from_numpy(self.split.batch(indices))
+        else:
+            pixels = self.augment.sample(self.split, indices, uniforms)
+        return pixels, torch.from_numpy(self.split.labels[indices]), uniforms
+
+    def places(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return which images the batch of a step holds, and how often each has come before.
+
+        Returns:
+            Places in the split, and numbers from 0 on: both int64 [b].
+        """
         start = step * self.batch_size
         pieces = []
         while start < (step + 1) * self.batch_size:
@@ -72,12 +86,7 @@ class TrainBatches(Dataset[Batch]):
             pieces.append((order[offset : offset + count], before[offset : offset + count]))
             start += count
         indices, before = (np.concatenate(p)[self.part] for p in zip(*pieces, strict=True))
-        uniforms = self._uniforms(indices, before)
-        if self.augment is None:
-            pixels = torch.from_numpy(self.split.batch(indices))
-        else:
-            pixels = self.augment.sample(self.split, indices, uniforms)
-        return pixels, torch.from_numpy(self.split.labels[indices]), uniforms
+        return indices, before
 
     def __getstate__(self) -> dict[str, object]:
         # For loader workers that are spawned: the cache cannot be pickled.
@@ -96,7 +105,7 @@ class TrainBatches(Dataset[Batch]):
             order, before = indices[order], before[order]
         return order, before
 
-    def _uniforms(self, indices: np.ndarray, before: np.ndarray) -> Tensor:
+    def uniforms(self, indices: np.ndarray, before: np.ndarray) -> Tensor:
         """Return the uniforms, float32 [n, columns], of images that have come so often before."""
         columns = 0 if self.augment is None else self.augment.columns
         # By row in the whole data set: an image is augmented alike in every subset.
@@ -118,7 +127,7 @@ class TrainBatches(Dataset[Batch]):
             names = "\n".join(self.split.ids[index] for index in indices)
             order.update(names.encode("utf-8", "surrogatepass"))  # names of files may be odd
             sorting = np.argsort(indices, kind="stable")
-            augment.update(self._uniforms(indices[sorting], before[sorting]).numpy().tobytes())
+            augment.update(self.uniforms(indices[sorting], before[sorting]).numpy().tobytes())
         return {"order": order.hexdigest(), "augment": augment.hexdigest()}
 
 
@@ -140,11 +149,15 @@ class EvalBatches(Dataset[Batch]):
         return -(-len(self.split) // self.batch_size)
 
     def __getitem__(self, index: int) -> Batch:
-        start = index * self.batch_size
-        indices = np.arange(start, min(start + self.batch_size, len(self.split)))
+        indices = self.places(index)
         cut = self.split.batch(indices) if self.crops is None else self.crops(self.split, indices)
         labels = torch.from_numpy(self.split.labels[indices])
         return torch.from_numpy(cut), labels, torch.empty(len(cut), 0)
+
+    def places(self, index: int) -> np.ndarray:
+        """Return which images of the split a batch holds: int64 [b]."""
+        start = index * self.batch_size
+        return np.arange(start, min(start + self.batch_size, len(self.split)))
 
 
 def eval_batch(height: int, width: int, *, views: int = 1) -> int:
@@ -161,10 +174,10 @@ def eval_batch(height: int, width: int, *, views: int = 1) -> int:
 
 
 def train_loader(
-    batches: TrainBatches, *, first: int, steps: int, workers: int
+    batches: Dataset[Batch], *, first: int, steps: int, workers: int
 ) -> DataLoader[Batch]:
     """Return the loader of the batches of steps `first` ... ``steps - 1``."""
-    return _loader(batches, workers=workers, sampler=range(first, steps))
+    return loader(batches, workers=workers, sampler=range(first, steps))
 
 
 def eval_loader(
@@ -172,10 +185,11 @@ def eval_loader(
 ) -> DataLoader[Batch]:
     """Return the loader of a split in its own order, or of a rank's turns; see `EvalBatches`."""
     batches = EvalBatches(split, crops=crops)
-    return _loader(batches, workers=workers, sampler=ranks.turns(len(batches)))
+    return loader(batches, workers=workers, sampler=ranks.turns(len(batches)))
 
 
-def _loader(batches: Dataset[Batch], *, workers: int, sampler: Sequence[int]) -> DataLoader[Batch]:
+def loader(batches: Dataset[Batch], *, workers: int, sampler: Sequence[int]) -> DataLoader[Batch]:
+    """Return the loader of the batches that `sampler` names, made by so many processes."""
     # A forked process shares the memory maps; to another kind all pixels would be sent.
     forks = workers and sys.platform == "linux"
     return DataLoader(

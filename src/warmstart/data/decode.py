@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import statistics
-import sys
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from warmstart.data.bar import Bar
 from warmstart.data.samples import Header
 from warmstart.errors import ConfigError
 
@@ -36,7 +36,6 @@ _SIXTEEN_BITS = 65535
 _TRIED = 16  # images, by whose time the way of the others is chosen
 _SMALL_SECONDS = 0.001
 _AHEAD = 4  # images per thread that may wait to be taken
-_PROGRESS_AFTER_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,10 @@ def each(work: Callable[[int], T], count: int, *, title: str) -> Iterator[T | Ba
     """
     with warnings.catch_warnings(), ThreadPoolExecutor(_cores()) as pool:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield from _progress(_all(work, count, pool), count, title=title)
+        with Bar(title, total=count) as bar:
+            for done, item in enumerate(_all(work, count, pool), 1):
+                yield item
+                bar.update(done)
 
 
 def _all(work: Callable[[int], T], count: int, pool: ThreadPoolExecutor) -> Iterator[T | Bad]:
@@ -159,23 +161,3 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-
-
-def _progress(items: Iterable[T], total: int, *, title: str) -> Iterator[T]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    start, bar = time.monotonic(), None
-    try:
-        for done, item in enumerate(items, 1):
-            yield item
-            slow = time.monotonic() - start > _PROGRESS_AFTER_SECONDS
-            if bar is None and slow and sys.stderr.isatty():
-                bar = Progress(console=Console(stderr=True), transient=True)
-                task = bar.add_task(title, total=total)
-                bar.start()
-            if bar is not None:
-                bar.update(task, completed=done)
-    finally:
-        if bar is not None:
-            bar.stop()

@@ -181,7 +181,7 @@ class Pool:
         key = entry_key(self.samples, name, (_IDENTITY, self.channels))
         folder = self.store / "images"
         if need and not (folder / key).is_dir():
-            trim(folder, limit=self.limit, need=need, keep=key)
+            trim(folder, limit=self.limit, need=need, keep=[key])
         return opened(folder, key, make, self._read)
 
     def _read(self, folder: Path) -> tuple[Index, np.ndarray]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
 from warmstart.launch.jobs import Job, Outcome, T, unmet
+from warmstart.launch.stacks import merged, outcomes
 from warmstart.launch.work import run_job
 
 
@@ -36,11 +37,11 @@ class BasicEngine:
     def run(self, jobs: Sequence[Job]) -> Generator[Outcome, None, None]:
         failed: dict[str, str] = {}
         # In the order of the grid: on one device no other ends earlier.
-        for job in sorted(jobs, key=lambda job: -job.source):
+        for job in merged(sorted(jobs, key=lambda job: -job.source)):
             outcome = unmet(job, failed)
             if outcome is None:
                 self._display.start(job.label)
                 outcome = run_job(job, self._display.step)
             if outcome.error is not None:
                 failed[job.key] = job.label
-            yield outcome
+            yield from outcomes(outcome)

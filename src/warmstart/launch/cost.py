@@ -41,6 +41,7 @@ class Past:
     Attributes:
         recipe: What else of its config decides its time, as text.
         strategy: Its node.
+        cached: Whether frozen layers ran once for each image, and not at every step.
         steps: Of its training.
         train_seconds: Seconds of its training, validations included.
         rest_seconds: Seconds before and after: the initial model, the evaluation, the files.
@@ -48,6 +49,7 @@ class Past:
 
     recipe: str
     strategy: dict[str, Any]
+    cached: bool
     steps: int
     train_seconds: float
     rest_seconds: float
@@ -107,17 +109,19 @@ def _predict(run: Run, past: Sequence[Past], recipe: str) -> tuple[float, str]:
         # Of the same length where there are any: validations do not grow with the steps.
         alike = [one for one in alike if one.steps == run.steps] or alike
         step = median(one.train_seconds / one.steps for one in alike)
-        return step * run.steps + median(one.rest_seconds for one in alike), ALIKE
-    from warmstart.operations import run_operations, training_operations
+        return step * max(1, run.steps) + median(one.rest_seconds for one in alike), ALIKE
+    from warmstart.operations import cached_phases, run_operations, training_operations
 
     try:
-        training, evaluation = run_operations(run)
-        if past and training:
-            done = [(one, training_operations(run, one.strategy, one.steps)) for one in past]
-            pace = [one.train_seconds / count for one, count in done if count]
-            if pace:
-                rest = median(one.rest_seconds for one in past)
-                return median(pace) * training + rest, SAME_MODEL
+        cached = cached_phases(run)
+        training, evaluation = run_operations(run, cached)
+        # Steps on stored features say nothing of the pace at which a model computes.
+        live = [one for one in past if not one.cached]
+        done = [(one, training_operations(run, one.strategy, one.steps)) for one in live]
+        pace = [one.train_seconds / count for one, count in done if count]
+        if pace and training:
+            rest = median(one.rest_seconds for one in live) + _own_steps(run, cached)
+            return median(pace) * training + rest, SAME_MODEL
     except Exception:  # a model's own code, without numbers, may fail in any way
         return 0.0, UNKNOWN
     hardware = run.hardware
@@ -125,6 +129,14 @@ def _predict(run: Run, past: Sequence[Past], recipe: str) -> tuple[float, str]:
     # Only one process evaluates at the end, but most evaluations are shared.
     computing = (training + evaluation) / (_RATE[hardware.device] * processors)
     return _START_SECONDS + _STEP_SECONDS[hardware.device] * run.steps + computing, OPERATIONS
+
+
+def _own_steps(run: Run, cached: Sequence[bool]) -> float:
+    """Return the seconds that steps on stored features take beside their few operations."""
+    ends = [*(phase.start for phase in run.phases[1:]), run.steps]
+    spans = [end - phase.start for phase, end in zip(run.phases, ends, strict=True)]
+    steps = sum(span for span, once in zip(spans, cached, strict=True) if once)
+    return _STEP_SECONDS[run.hardware.device] * steps
 
 
 def describe_plan(
@@ -198,7 +210,9 @@ def _past(content: Mapping[str, Any]) -> tuple[str, Past]:
     train, total = float(timing["train_seconds"]), float(timing["total_seconds"])
     # Of a run that was resumed, the whole is that of its last attempt, but the training all of it.
     rest = max(0.0, total - train)
-    entry = Past(_recipe(config), config["strategy"], max(1, config["steps"]), train, rest)
+    cached = any(phase["cached"] for phase in content.get("features", ()))
+    steps = max(1, config["steps"])
+    entry = Past(_recipe(config), config["strategy"], cached, steps, train, rest)
     return _kind(config, content["input"]), entry
 
 
@@ -207,7 +221,7 @@ def _kind(config: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
     trainer, data = config["trainer"], config["data"]
     return json.dumps(
         [
-            config["model"],
+            [config["model"], config.get("group")],
             config["batch_size"],
             [trainer["accelerator"], trainer["precision"], trainer["channels_last"]],
             [trainer["threads"], trainer.get("devices", 1)],
@@ -219,6 +233,6 @@ def _kind(config: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
 
 def _recipe(config: Mapping[str, Any]) -> str:
     """Return what else decides it, as text; older records lack some of it."""
-    names = ("strategy", "augment", "eval", "test")
+    names = ("strategy", "augment", "eval", "test", "features")
     parts = [config.get(name) for name in names]
     return json.dumps([*parts, config.get("accumulate", 1)], sort_keys=True)

@@ -38,6 +38,8 @@ class Job:
             one's source, ...
         needs: Keys of the jobs that must have ended before this one starts.
         seconds: Predicted, on what it is given; only the order follows from it.
+        stack: Jobs that have the same here, if it is not empty, can be made one.
+        members: Of such a one: the jobs that it stands for, of which the first gives the rest.
     """
 
     key: str
@@ -48,6 +50,19 @@ class Job:
     source: int = 0
     needs: tuple[str, ...] = ()
     seconds: float = 0.0
+    stack: str = ""
+    members: tuple[Job, ...] = ()
+
+    @property
+    def runs(self) -> tuple[Job, ...]:
+        """The jobs of its single runs."""
+        return self.members or (self,)
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds after which it counts as hanging."""
+        seconds = self.resources.timeout
+        return None if seconds is None else seconds * len(self.runs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +73,13 @@ class Outcome:
         job: Which.
         error: Why it failed, in one sentence; None for a finished run.
         text: Of a finished run: its metric and its time, in one line.
+        members: Of several runs: how each has ended.
     """
 
     job: Job
     error: str | None = None
     text: str = ""
+    members: tuple[Outcome, ...] = ()
 
 
 def unmet(job: Job, failed: Mapping[str, str]) -> Outcome | None:

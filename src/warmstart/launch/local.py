@@ -21,6 +21,7 @@ from warmstart.launch import worker
 from warmstart.launch.board import Board
 from warmstart.launch.jobs import Job, Outcome, Resources, T
 from warmstart.launch.leases import check, detect_gpus, shared_folder
+from warmstart.launch.stacks import merged, outcomes
 from warmstart.launch.work import run_job
 from warmstart.results import state
 
@@ -87,15 +88,18 @@ class LocalEngine:
         machine = self._machine or Machine.here()
         for resources in {job.resources for job in jobs}:
             check(resources, machine.gpus, machine.cores)
+        most = self._workers or machine.slots(jobs) if jobs else 1
+        jobs = merged(jobs, slots=most)
         board = Board(jobs)
         slots = [
             _Slot(self._pool, board, machine, self._folder, self._bring)
-            for _ in range(min(len(jobs), self._workers or machine.slots(jobs)))
+            for _ in range(min(len(jobs), most))
         ]
         for slot in slots:
             slot.start()
         try:
-            yield from board.outcomes()
+            for outcome in board.outcomes():
+                yield from outcomes(outcome)
         finally:
             board.close()
             for slot in slots:
@@ -185,7 +189,7 @@ class _Slot(threading.Thread):
         while True:
             pid = self._devices(job.resources)
             assert self._pool is not None
-            timeout = job.resources.timeout
+            timeout = job.timeout
             try:
                 future = self._pool.schedule(worker.work, (job, self._work), timeout=timeout)
                 outcome = self._result(future, pid)
@@ -253,18 +257,22 @@ def _death(code: int | None) -> str:
 
 def _interrupted(job: Job) -> None:
     """Write down that a run was ended for no fault of its own."""
-    before = state.read(job.folder)
-    if before is not None and before.state == "running":
-        with contextlib.suppress(OSError):
-            dataclasses.replace(before, state="stopped", seconds_left=None).write(job.folder)
+    for run in job.runs:
+        before = state.read(run.folder)
+        if before is not None and before.state == "running":
+            with contextlib.suppress(OSError):
+                dataclasses.replace(before, state="stopped", seconds_left=None).write(run.folder)
 
 
 def _killed(job: Job, reason: str) -> Outcome:
     """Write down what the run itself could not."""
     error = f"{reason}; the same command goes on from its last checkpoint"
-    before = state.read(job.folder) or state.State("waiting")
-    with contextlib.suppress(OSError):
-        dataclasses.replace(before, state="failed", reason=error, seconds_left=None).write(
-            job.folder
-        )
+    for run in job.runs:
+        before = state.read(run.folder) or state.State("waiting")
+        if before.state == "finished":
+            continue
+        with contextlib.suppress(OSError):
+            dataclasses.replace(before, state="failed", reason=error, seconds_left=None).write(
+                run.folder
+            )
     return Outcome(job, error=error)

@@ -22,6 +22,7 @@ from warmstart.launch.jobs import Job, Resources
 from warmstart.launch.order import ordered
 from warmstart.launch.slurm_queue import Place
 from warmstart.launch.slurm_task import SlurmTask, Work
+from warmstart.launch.stacks import merged
 
 PREFIX = "warmstart-"
 # What sbatch says when the same words can succeed later.
@@ -84,7 +85,9 @@ def batches(jobs: Sequence[Job], *, cells_per_job: int, largest: int) -> list[Ba
         kinds.setdefault((job.resources, needs, job.key in needed), []).append(job)
     found = []
     for (resources, needs, shared), group in kinds.items():
-        tasks = _cut(group, 1 if shared else cells_per_job)
+        # Runs that train together are in one task, as one.
+        units = _cut(merged(group), 1 if shared else cells_per_job)
+        tasks = [tuple(run for job in unit for run in job.runs) for unit in units]
         found += [Batch(tuple(part), resources, needs) for part in _cut(tasks, largest)]
     return found
 
@@ -227,7 +230,9 @@ def _parameters(name: str, batch: Batch, options: Options, after: Sequence[str])
         "array_parallelism": options.max_running or len(batch.tasks),
         "additional_parameters": extra,
         **{key: value for key, value in given.items() if value is not None},
-        "time": minutes(batch.resources, options, len(batch.tasks[0])),  # None, or it would be 5
+        "time": minutes(
+            batch.resources, options, max(map(len, batch.tasks))
+        ),  # None, or it would be 5
     }
 
 

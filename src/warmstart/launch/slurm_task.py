@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ from typing import NoReturn
 from warmstart import stopping
 from warmstart.launch import slurm_queue
 from warmstart.launch.jobs import Job, Outcome, unmet
+from warmstart.launch.stacks import one_job, outcomes
 from warmstart.results import state as states
 from warmstart.results.state import State
 
@@ -55,21 +57,21 @@ class SlurmTask:
         logging.getLogger("warmstart").setLevel(logging.INFO)
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, self._note_signal)
-        failed = False
-        for job in self.jobs:
+        # After a requeue: what has failed in this task stays so, what is done returns at once.
+        left = [job for job in self.jobs if not _failed(job)]
+        failed = len(left) < len(self.jobs)
+        for _, group in itertools.groupby(left, key=lambda job: job.stack or job.key):
+            job = one_job(list(group))
             before = states.read(job.folder)
-            # After a requeue: what has failed in this task stays so, what is done returns at once.
-            if before is not None and before.state == "failed":
-                failed = True
-                continue
             try:
                 stopping.check()  # between two runs
                 outcome = self._bring(job)
             except stopping.Stopped:
                 self._stop(job, before)
-            if outcome.error is not None:
-                failed = True
-                note_failure(job, outcome.error)
+            for end in outcomes(outcome):
+                if end.error is not None:
+                    failed = True
+                    note_failure(end.job, end.error)
         if failed:
             sys.exit(1)
 
@@ -118,6 +120,11 @@ class SlurmTask:
         sys.exit(1)
 
 
+def _failed(job: Job) -> bool:
+    state = states.read(job.folder)
+    return state is not None and state.state == "failed"
+
+
 def note_failure(job: Job, reason: str) -> None:
     """Write into the run's folder that it has failed, unless it says so itself."""
     state = states.read(job.folder) or State("failed")
@@ -128,14 +135,16 @@ def note_failure(job: Job, reason: str) -> None:
 @contextlib.contextmanager
 def _at_most(job: Job) -> Iterator[None]:
     """End this process when the run takes longer than ``resources.timeout``."""
-    seconds = job.resources.timeout
+    seconds = job.timeout
     if seconds is None:
         yield
         return
 
     def end() -> None:
         reason = f"it took longer than resources.timeout={seconds:g} seconds, and was ended"
-        note_failure(job, reason)
+        for end in outcomes(Outcome(job, error=reason)):
+            if end.error is not None:
+                note_failure(end.job, reason)
         print(reason, file=sys.stderr, flush=True)
         os._exit(1)
 

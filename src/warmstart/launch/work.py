@@ -32,6 +32,7 @@ class Planned:
         seconds: Predicted, on these.
         basis: Where the prediction comes from, in words.
         source: The run that its weights come from.
+        stack: Runs that have the same here, if it is not empty, can be trained together.
     """
 
     key: str
@@ -44,6 +45,7 @@ class Planned:
     seconds: float
     basis: str
     source: Planned | None
+    stack: str = ""
 
 
 def plan_cells(
@@ -79,6 +81,7 @@ def _planned(run: Run, history: Any, known: dict[Path, Planned], name: str = "")
         return known[run.folder]
     from warmstart.launch.cost import predict
     from warmstart.launch.resources import resources_of
+    from warmstart.together import stack_key
 
     seconds, basis = predict(run, history)
     known[run.folder] = Planned(
@@ -91,36 +94,75 @@ def _planned(run: Run, history: Any, known: dict[Path, Planned], name: str = "")
         resources=resources_of(run.config, run.hardware),
         seconds=seconds,
         basis=basis,
+        stack=stack_key(run),
         source=_planned(run.source, history, known, run.origins[0]) if run.source else None,
     )
     return known[run.folder]
 
 
 def run_job(job: Job, progress: Callable[[int, int], None] | None = None) -> Outcome:
-    """Bring one run to its end, and say how it ended.
+    """Bring one run to its end, or several that train together, and say how it ended.
 
     Raises:
         Stopped: It was asked to stop, and has left a checkpoint.
     """
-    from warmstart.plan import prepare
     from warmstart.run import execute
 
+    if job.members:
+        return _run_members(job, progress)
     try:
-        run = prepare(job.config)
-        for _ in range(job.source):
-            assert run.source is not None
-            run = run.source
-        if run.key != job.key:
-            raise RunError(
-                f"here the run is another one ({run.key[:12]}) than where it was planned "
-                f"({job.key[:12]}): its data, weights or libraries differ between the machines"
-            )
-        record = execute(run, progress=progress)
+        record = execute(_run_of(job), progress=progress)
     except Stopped:
         raise
     except (ConfigError, RunError, OSError) as error:
         return Outcome(job, error=str(error))
     return Outcome(job, text=outcome_line(record))
+
+
+def _run_members(job: Job, progress: Callable[[int, int], None] | None) -> Outcome:
+    """Bring several runs to their ends together."""
+    from warmstart.together import execute_together
+
+    runs: dict[Path, Run] = {}
+    ends: dict[Path, Outcome] = {}
+    for member in job.members:
+        try:
+            runs[member.folder] = _run_of(member)
+        except (ConfigError, RunError, OSError) as error:
+            ends[member.folder] = Outcome(member, error=str(error))
+    results = execute_together(list(runs.values()), progress=progress)
+    for member in job.members:
+        if member.folder in runs:
+            ends[member.folder] = _end(member, results[runs[member.folder].folder])
+    return Outcome(job, members=tuple(ends[member.folder] for member in job.members))
+
+
+def _end(job: Job, result: Record | Exception) -> Outcome:
+    if not isinstance(result, Exception):
+        return Outcome(job, text=outcome_line(result))
+    if isinstance(result, (ConfigError, RunError, OSError)):
+        return Outcome(job, error=str(result))
+    return Outcome(job, error=f"{type(result).__name__}: {' '.join(str(result).split())}")
+
+
+def _run_of(job: Job) -> Run:
+    """Return the run of a job.
+
+    Raises:
+        ConfigError, RunError: It is none, or another one than where it was planned.
+    """
+    from warmstart.plan import prepare
+
+    run = prepare(job.config)
+    for _ in range(job.source):
+        assert run.source is not None
+        run = run.source
+    if run.key != job.key:
+        raise RunError(
+            f"here the run is another one ({run.key[:12]}) than where it was planned "
+            f"({job.key[:12]}): its data, weights or libraries differ between the machines"
+        )
+    return run
 
 
 def outcome_line(record: Record) -> str:

@@ -40,6 +40,7 @@ class Architecture:
         input: What the family's published weights expect; None where the data decide.
         auxiliary: Paths of the auxiliary classifiers, which only training uses.
         auxiliary_weight: Factor on the loss of each.
+        gone: Paths of layers that published weights hold and the model has not.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Architecture:
     input: Input | None = None
     auxiliary: tuple[str, ...] = ()
     auxiliary_weight: float = 0.0
+    gone: tuple[str, ...] = ()
 
     @property
     def heads(self) -> tuple[str, ...]:

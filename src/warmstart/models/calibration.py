@@ -188,12 +188,32 @@ def class_means(
             f"init.head=class_means needs a linear classifier with a bias, but {head!r} is "
             f"{kind}; use init.head=fresh"
         )
-    means, variance = _gaussians(_features(model, layer, batches), classes)
-    center = means.mean(0)
+    weight, bias = nearest_mean(
+        _features(model, layer, batches), classes, option="init.head=class_means"
+    )
     with torch.no_grad():
-        layer.weight.copy_((means - center) / variance)
-        # A product, since the difference of two squares cancels where the means are large.
-        layer.bias.copy_(-((means - center) * (means + center)).sum(1) / (2 * variance))
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+
+
+def nearest_mean(
+    features: Iterable[tuple[Tensor, Tensor]], classes: int, *, option: str
+) -> tuple[Tensor, Tensor]:
+    """Return weight [classes, d] and bias [classes] of the classifier of `class_means`.
+
+    Args:
+        features: Rows, float64 [b, d], and their labels, int64 [b].
+        classes: Their number.
+        option: Which asked for it, for the messages.
+
+    Raises:
+        ConfigError: A class has no image, or the features do not differ.
+    """
+    means, variance = _gaussians(features, classes, option)
+    center = means.mean(0)
+    # A product, since the difference of two squares cancels where the means are large.
+    bias = -((means - center) * (means + center)).sum(1) / (2 * variance)
+    return (means - center) / variance, bias
 
 
 def _features(
@@ -212,7 +232,9 @@ def _features(
             yield captured.pop(), labels.to(x.device)
 
 
-def _gaussians(features: Iterator[tuple[Tensor, Tensor]], classes: int) -> tuple[Tensor, float]:
+def _gaussians(
+    features: Iterable[tuple[Tensor, Tensor]], classes: int, option: str
+) -> tuple[Tensor, float]:
     """Return the class means, [classes, features], and one variance for all classes."""
     counts, sums, squares = torch.zeros(()), torch.zeros(()), 0.0
     for rows, labels in features:
@@ -223,8 +245,8 @@ def _gaussians(features: Iterator[tuple[Tensor, Tensor]], classes: int) -> tuple
     if not bool(counts.all()):
         absent = [label for label in range(classes) if counts.ndim == 0 or not counts[label]]
         raise ConfigError(
-            f"init.head=class_means needs an image of every class, but class {absent[0]} has none "
-            f"({len(absent)} such); add some or use init.head=fresh"
+            f"{option} needs an image of every class, but class {absent[0]} has none "
+            f"({len(absent)} such); add some or use another option"
         )
     count, dimensions = int(counts.sum()), sums.shape[1]
     means = sums / counts[:, None]
@@ -236,6 +258,6 @@ def _gaussians(features: Iterator[tuple[Tensor, Tensor]], classes: int) -> tuple
     if total > 1e-12 * squares:
         return means, total / ((count - 1) * dimensions)
     raise ConfigError(
-        "init.head=class_means needs features that differ between images, but these are all "
-        "equal; use init.head=fresh"
+        f"{option} needs features that differ between images, but these are all equal; use another "
+        "option"
     )

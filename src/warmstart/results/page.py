@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 from warmstart.results import figures
 from warmstart.results.comparison import Cell, Comparison
 from warmstart.results.differences import Difference, differences
+from warmstart.results.features import by_arm
 from warmstart.results.metric import Metric, Size, size_axis, size_label, size_phrase
 from warmstart.results.selection import config_differences
 from warmstart.results.statistics import Interval
@@ -49,14 +50,10 @@ def write(comparisons: Sequence[Comparison], path: Path, found: Found = None) ->
 
 def render(comparisons: Sequence[Comparison], found: Found = None) -> str:
     """Return the report as HTML, with the plots' library inside; `found` as for `write`."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["minus"] = _minus
-    environment.globals.update(thin_lines=figures.THIN_LINES, listed=LISTED)
+    environment.globals.update(thin_lines=figures.THIN_LINES, listed=LISTED, cached=by_arm)
     known = found or map(differences, comparisons)
     sections = [_section(*pair, i) for i, pair in enumerate(zip(comparisons, known, strict=True))]
     drawn = {name: text for section in sections for name, text in section["figures"].items()}

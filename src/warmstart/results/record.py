@@ -11,7 +11,7 @@ from warmstart.errors import ConfigError
 from warmstart.store import publish
 
 # Raised by every commit that changes a number in a record; part of every key.
-RESULT_VERSION = 3
+RESULT_VERSION = 4
 
 FILE = "result.json"
 
@@ -49,6 +49,13 @@ class Record:
         rank_divergence: Of a run in several processes (``trainer.devices``), for each phase the
             largest difference of any parameter or buffer between two of them at its end: 0.0, or
             the run has failed. Empty for one process.
+        features: One entry per phase: ``phase``, ``cached`` (whether its frozen layers ran once),
+            ``reason`` (why not, else None), ``at`` (the module before which they end), ``shape``
+            (of one image's feature there) and ``views`` (of each training image, else None).
+            Empty in records of older versions.
+        probe: Of a strategy that fits the head to features: ``features`` (their number), what was
+            chosen (``C`` or ``k``), and ``candidates`` (an entry for each choice there was). Empty
+            where steps train.
         error: For a failed run, the reason in one sentence.
         environment: Machine, command and paths.
         timing: ``train_seconds``, ``total_seconds``, and ``curves``: for the lists ``train`` and
@@ -73,6 +80,8 @@ class Record:
     freeze_proof: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     accumulated: int = 0
     rank_divergence: list[float] = dataclasses.field(default_factory=list)
+    features: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    probe: dict[str, Any] = dataclasses.field(default_factory=dict)
     error: str | None = None
     environment: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
     timing: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)

@@ -10,7 +10,10 @@ from typing import Any
 from warmstart.results.record import Record, read
 
 # Fields that the records of a comparison mostly have in common, and fields whose entries they do.
-_WHOLE = ("choices", "versions", "data", "groups", "input", "init", "freeze_proof", "environment")
+_WHOLE = (
+    *("choices", "versions", "data", "groups", "input", "init", "freeze_proof", "features"),
+    "environment",
+)
 _BY_ENTRY = ("config", "digests", "metrics", "timing")
 
 

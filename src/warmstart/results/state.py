@@ -28,7 +28,8 @@ class State:
     Attributes:
         state: ``waiting`` (given to a launcher), ``running``, ``stopped`` (after a checkpoint, on
             a signal), ``failed`` or ``finished``.
-        stage: Of a running one: ``preparing``, ``training``, ``evaluating``.
+        stage: Of a running one: ``preparing``, ``features of train`` (or val, test: frozen layers
+            run over the images), ``training``, ``evaluating``.
         step: Finished training steps.
         steps: Of the whole run; 0 while it is not known.
         seconds_left: Predicted by the run itself; None while it cannot say.

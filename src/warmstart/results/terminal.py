@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from warmstart.results import features
 from warmstart.results.comparison import Comparison
 from warmstart.results.differences import Difference, differences
 from warmstart.results.metric import Size, size_axis, size_label
@@ -80,6 +81,8 @@ def _show(comparison: Comparison, found: Sequence[Difference], console: Console)
     console.print(_results(comparison))
     if found:
         console.print(_differences(comparison, found))
+    for sentence in features.sentences(comparison):
+        console.print(Text(sentence, style="dim"))
 
 
 def _table(title: str) -> Table:

@@ -1,0 +1,174 @@
+"""Heads of several runs that train together: the records of each as if it had run alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import warmstart
+from tiny import write_configs
+from warmstart import Record, RunError, stopping
+from warmstart.callbacks import checkpoint
+from warmstart.lockstep import Lockstep
+from warmstart.optim.stacked import Stack
+from warmstart.plan import Run, prepare
+from warmstart.results import state
+from warmstart.run import execute
+from warmstart.together import Results, execute_together, stack_key
+
+BASE = ["arm=short/probe", "steps=40", "batch_size=16", "val_every_steps=10", "log_every_steps=4"]
+CELLS = [
+    [f"seed={seed}", f"data.per_class={count}", f"optimizer.lr={lr}"]
+    for seed in (0, 1)
+    for count in (1, 4)
+    for lr in (0.1, 0.01)
+]
+
+
+@pytest.fixture(autouse=True)
+def no_request() -> Iterator[None]:
+    stopping.clear()
+    yield
+    stopping.clear()
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_configs(tmp_path_factory.mktemp("configs")))
+
+
+def runs(configs: str, out: Path, cells: list[list[str]] = CELLS, *more: str) -> list[Run]:
+    return [
+        prepare(warmstart.compose([*BASE, *cell, *more, f"out={out}"], config_dirs=[configs]))
+        for cell in cells
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(configs: str, tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    return [execute(run) for run in runs(configs, tmp_path_factory.mktemp("alone"))]
+
+
+def bare(record: Record) -> Record:
+    return dataclasses.replace(record, versions={})
+
+
+def check(results: Results, found: list[Run], expected: list[Record]) -> None:
+    for run, record in zip(found, expected, strict=True):
+        result = results[run.folder]
+        assert isinstance(result, Record)
+        assert bare(result) == bare(record)
+        assert run.finished() == result
+        assert not list(run.folder.glob("checkpoint-*"))
+
+
+def test_the_records_are_those_of_runs_alone(
+    configs: str, tmp_path: Path, alone: list[Record]
+) -> None:
+    found = runs(configs, tmp_path)
+    assert len({stack_key(run) for run in found}) == 1
+    check(execute_together(found), found, alone)
+    ends = [state.read(run.folder) for run in found]
+    assert {end and end.state for end in ends} == {"finished"}
+    # A share of the time each, and nothing is done twice.
+    seconds = [record.timing["train_seconds"] for record in alone]
+    assert all(second > 0 for second in seconds)
+    check(execute_together(found), found, alone)
+
+
+def test_they_train_without_lightning(
+    configs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = runs(configs, tmp_path)
+    assert found[0].source is not None
+    execute(found[0].source)
+    monkeypatch.setattr("warmstart.fit._train", lambda *args: pytest.fail("Lightning trains"))
+    steps, taken = Stack.step, []
+
+    def step(stack: Stack, *args: object, **options: object) -> None:
+        taken.append(len(stack._rows))
+        steps(stack, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Stack, "step", step)
+    execute_together(found)
+    # One batch of 16 for the runs with 4 images of a class, and of 10 for those with one.
+    assert taken == [4] * 80
+
+
+def test_one_that_diverges_stops_no_other(
+    configs: str, tmp_path: Path, alone: list[Record]
+) -> None:
+    wild = [*CELLS[0][:2], "optimizer.lr=1e30"]
+    found = runs(configs, tmp_path, [wild, *CELLS])
+    results = execute_together(found)
+    failure = results[found[0].folder]
+    assert isinstance(failure, RunError)
+    assert str(failure).startswith("the training loss is nan at step 4 with a rate of ")
+    check(results, found[1:], alone)
+    end = state.read(found[0].folder)
+    assert end is not None
+    assert (end.state, end.reason) == ("failed", str(failure))
+    with pytest.raises(RunError) as by_itself:
+        execute(runs(configs, tmp_path / "alone", [wild])[0])
+    assert str(by_itself.value) == str(failure)
+
+
+@pytest.mark.parametrize("step", [7, 10, 40])
+def test_stopped_together_they_go_on_in_other_company(
+    step: int, configs: str, tmp_path: Path, alone: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, tell = runs(configs, tmp_path), Lockstep._tell
+
+    def ask(lockstep: Lockstep, done: int) -> None:
+        if done == step:
+            stopping.request()
+        tell(lockstep, done)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lockstep, "_tell", ask)
+        with pytest.raises(stopping.Stopped):
+            execute_together(found)
+    saved = [checkpoint.load_newest(run.folder) for run in found]
+    # Those with other batches had not begun.
+    assert sorted(one["step"] for one in saved if one is not None) == [step] * 4
+    assert {end.state for run in found if (end := state.read(run.folder))} == {"stopped"}
+    stopping.clear()
+    first = execute_together(found[:3])
+    second = {found[3].folder: execute(found[3])}
+    check({**first, **second, **execute_together(found[4:])}, found, alone)
+
+
+def test_without_memory_for_all_they_train_in_halves(
+    configs: str, tmp_path: Path, alone: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Lockstep.run
+
+    def short(lockstep: Lockstep) -> None:
+        if len(lockstep._courses) > 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        run(lockstep)
+
+    monkeypatch.setattr(Lockstep, "run", short)
+    found = runs(configs, tmp_path)
+    check(execute_together(found), found, alone)
+
+
+def test_what_cannot_train_together_has_no_key(configs: str, tmp_path: Path) -> None:
+    def key(*words: str) -> str:
+        return stack_key(runs(configs, tmp_path, [["data.per_class=4"]], *words)[0])
+
+    assert key("optimizer.lr=0.5", "seed=3") == key("data.per_class=3", "steps=50") != ""
+    assert key("optimizer=adamw") != key()
+    for words in (["strategy=full"], ["features.cache=off"], ["augment=crop"], ["steps=0"]):
+        assert key(*words) == ""
+
+
+def test_without_weights_the_frozen_layers_are_those_of_the_seed(tmp_path: Path) -> None:
+    words = ["strategy=linear_probe", "init.statistics=data", "data.per_class=4", f"out={tmp_path}"]
+    keys = {stack_key(prepare(warmstart.compose([*words, f"seed={seed}"]))) for seed in (0, 1)}
+    assert len(keys) == 2
+    assert "" not in keys
