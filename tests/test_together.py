@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tiny import write_configs
 from warmstart import Record, RunError, stopping
 from warmstart.callbacks import checkpoint
 from warmstart.lockstep import Lockstep
+from warmstart.optim.samples import Batch
 from warmstart.optim.stacked import Stack
 from warmstart.plan import Run, prepare
 from warmstart.results import state
@@ -87,13 +89,13 @@ def test_they_train_without_lightning(
     assert found[0].source is not None
     execute(found[0].source)
     monkeypatch.setattr("warmstart.fit._train", lambda *args: pytest.fail("Lightning trains"))
-    steps, taken = Stack.step, []
+    run, taken = Stack.run, []
 
-    def step(stack: Stack, *args: object, **options: object) -> None:
-        taken.append(len(stack._rows))
-        steps(stack, *args, **options)  # type: ignore[arg-type]
+    def count(stack: Stack, batches: Sequence[Sequence[Batch]], **options: Any) -> None:
+        taken.extend([len(stack)] * len(batches))
+        run(stack, batches, **options)
 
-    monkeypatch.setattr(Stack, "step", step)
+    monkeypatch.setattr(Stack, "run", count)
     execute_together(found)
     # One batch of 16 for the runs with 4 images of a class, and of 10 for those with one.
     assert taken == [4] * 80
@@ -124,7 +126,7 @@ def test_stopped_together_they_go_on_in_other_company(
     found, tell = runs(configs, tmp_path), Lockstep._tell
 
     def ask(lockstep: Lockstep, done: int) -> None:
-        if done == step:
+        if done >= step:
             stopping.request()
         tell(lockstep, done)
 
@@ -134,12 +136,35 @@ def test_stopped_together_they_go_on_in_other_company(
             execute_together(found)
     saved = [checkpoint.load_newest(run.folder) for run in found]
     # Those with other batches had not begun.
-    assert sorted(one["step"] for one in saved if one is not None) == [step] * 4
+    done = {7: 8, 10: 10, 40: 40}[step]  # between rows of the curves they go in larger steps
+    assert sorted(one["step"] for one in saved if one is not None) == [done] * 4
     assert {end.state for run in found if (end := state.read(run.folder))} == {"stopped"}
     stopping.clear()
     first = execute_together(found[:3])
     second = {found[3].folder: execute(found[3])}
     check({**first, **second, **execute_together(found[4:])}, found, alone)
+
+
+def test_streams_of_odd_lengths_waste_no_places(
+    configs: str, tmp_path: Path, alone: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three rates for one seed, and one for another: not two streams of three places each."""
+    cells = [[*CELLS[2][:2], f"optimizer.lr={lr}"] for lr in (0.3, 0.03, 0.1)]
+    taken, run = [], Lockstep.run
+
+    def count(lockstep: Lockstep) -> None:
+        taken.append(len(lockstep._courses))
+        run(lockstep)
+
+    found = runs(configs, tmp_path, [CELLS[6], *cells])
+    monkeypatch.setattr(Lockstep, "run", count)
+    results = execute_together(found)
+    assert taken == [3, 1]
+    check(
+        {run.folder: results[run.folder] for run in (found[0], found[3])},
+        [found[0], found[3]],
+        [alone[6], alone[2]],
+    )
 
 
 def test_without_memory_for_all_they_train_in_halves(

@@ -170,10 +170,8 @@ def probe(place: Place, repeat: int) -> Iterator[Line]:
 def boundary(place: Place, repeat: int) -> Iterator[Line]:
     """Compare the last group and the head on kept features with both alone on ready inputs."""
     model, images = ready(place)
-    epochs, top = (
-        2,
-        nn.Sequential(model.layer3, nn.AdaptiveAvgPool2d(1), nn.Flatten(), model.linear),
-    )
+    epochs = 4
+    top = nn.Sequential(model.layer3, nn.AdaptiveAvgPool2d(1), nn.Flatten(), model.linear)
     below = nn.Sequential(model.conv1, model.bn1, nn.ReLU(), model.layer1, model.layer2)
     inputs = {name: (frozen.forward(below, [part]), part[1]) for name, part in images.items()}
     steps = -(-epochs * len(images["train"][1]) // BATCH)

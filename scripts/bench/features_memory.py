@@ -28,7 +28,6 @@ threading.Thread(target=watch, daemon=True).start()
 
 import numpy as np, torch
 from warmstart.features.entries import stored
-from warmstart.optim.samples import Layout
 from warmstart.optim.stacked import Member, Stack
 from warmstart.optim.stacked_updates import Sgd
 from warmstart.strategies.probes import NearestMean, Sample
@@ -60,11 +59,10 @@ part = "8 probes, one pass"
 order = np.random.default_rng(1).permutation(count)
 blank = torch.zeros(10, width), torch.zeros(10)
 stack = Stack([[Member(*blank, rate=0.01 * (1 + n)) for n in range(8)]], Sgd())
-layout = Layout(10)
 for step, start in enumerate(range(0, count - 255, 256)):
     rows = order[start : start + 256]
     x, y = features[rows], torch.from_numpy(labels[rows])
-    stack.step([layout(x, y)], factor=1.0, step=step)
+    stack.run([[(x, y)]], factors=[1.0], step=step)
 done()
 part = "nearest mean"
 few = Sample(features[np.arange(1000)], labels[:1000])

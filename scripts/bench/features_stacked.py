@@ -82,8 +82,7 @@ def products(width: int, steps: int) -> None:
 
 def together(part: Ready, count: int, steps: int) -> Tensor:
     """Train the first `count` probes as one computation; return the sums of what they measured."""
-    from warmstart.optim.samples import Layout
-    from warmstart.optim.stacked import Member, Stack
+    from warmstart.optim.stacked import STEPS, Member, Stack
     from warmstart.optim.stacked_updates import Sgd
 
     recipes = list(itertools.product(range(SEEDS), RATES, DECAYS))[:count]
@@ -96,11 +95,14 @@ def together(part: Ready, count: int, steps: int) -> Tensor:
         ]
         for seed in sorted({seed for seed, _, _ in recipes})
     ]
-    stack, layout = Stack(streams, Sgd(momentum=0.9)), Layout(CLASSES)
+    stack = Stack(streams, Sgd(momentum=0.9))
     orders = [order(seed, steps) for seed in range(len(streams))]
-    for step in range(steps):
-        batches = [layout(part[0][rows[step]], part[1][rows[step]]) for rows in orders]
-        stack.step(batches, factor=1.0, step=step)
+    for start in range(0, steps, STEPS):
+        batches = [
+            [(part[0].index_select(0, rows), part[1].index_select(0, rows)) for rows in step]
+            for step in zip(*(own[start : start + STEPS] for own in orders), strict=True)
+        ]
+        stack.run(batches, factors=[1.0] * len(batches), step=start)
     return stack.sums
 
 

@@ -135,7 +135,8 @@ def torch_probe(
     optimizer = torch.optim.SGD(decayed, lr=rate, momentum=0.9, fused=True)
     for rows in order:
         optimizer.zero_grad()
-        cross_entropy(head(part[0][rows]), part[1][rows]).backward()
+        images, labels = (tensor.index_select(0, rows) for tensor in part)
+        cross_entropy(head(images), labels).backward()
         optimizer.step()
     return head
 

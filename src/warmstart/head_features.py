@@ -9,10 +9,10 @@ from torch import Tensor
 
 from warmstart.features.batches import EvalFeatures
 from warmstart.models.cuts import Cut, Tail
-from warmstart.optim.samples import Layout, Samples
+from warmstart.optim.samples import Batch
 from warmstart.randomness import derive
 from warmstart.stages import Ready
-from warmstart.task import class_weights, seed_noise
+from warmstart.task import seed_noise
 
 
 class Reach:
@@ -65,26 +65,24 @@ class Reach:
         return self(features)
 
 
-def batches(ready: Ready, reach: Reach) -> Callable[[int], Samples]:
+def batches(ready: Ready, reach: Reach) -> Callable[[int], Batch]:
     """Return what returns a run's batch of a step as it reaches the head."""
-    run, (train, _) = ready.run, ready.shortcuts.stored(reach.cut)
-    classes, labels = len(run.images.classes), run.images.train.labels
-    weights = class_weights(labels, classes) if run.config["balance"] == "loss" else None
-    layout = Layout(classes, class_weights=weights, device=reach.device)
+    train, _ = ready.shortcuts.stored(reach.cut)
+    seed = ready.run.config["seed"]
 
-    def batch(step: int) -> Samples:
-        features, own, _ = train[step]
-        x = reach.training(features, derive(run.config["seed"], "step", step))
-        return layout(x, own.to(reach.device))
+    def batch(step: int) -> Batch:
+        features, labels, _ = train[step]
+        x = reach.training(features, derive(seed, "step", step))
+        return x, labels.to(reach.device)
 
     return batch
 
 
-def validation(reach: Reach, val: EvalFeatures, layout: Layout) -> Iterator[Samples]:
+def validation(reach: Reach, val: EvalFeatures) -> Iterator[Batch]:
     """Yield the batches of a validation as they reach the head."""
     for index in range(len(val)):
         features, labels, _ = val[index]
-        yield layout(reach.evaluating(features), labels.to(reach.device))
+        yield reach.evaluating(features), labels.to(reach.device)
 
 
 def stored_at(ready: Ready) -> tuple[Cut, Tail]:

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from warmstart import stopping
 from warmstart.callbacks import checkpoint
 from warmstart.callbacks.recorder import Logger, Row
 from warmstart.errors import RunError
-from warmstart.optim.samples import Samples
+from warmstart.optim.samples import Batch
 from warmstart.optim.schedules import Schedule
-from warmstart.optim.stacked import Member, Stack
+from warmstart.optim.stacked import STEPS, Member, Stack
 from warmstart.optim.stacked_updates import Update
 from warmstart.task import means
 
@@ -86,7 +87,7 @@ class Plan:
         checkpoint_seconds: Least time between two checkpoints.
         schedule: Of the rates.
         update: The optimizer's step.
-        validation: Returns the batches of a validation.
+        validation: Returns the batches of a validation, as features and labels.
     """
 
     steps: int
@@ -95,7 +96,7 @@ class Plan:
     checkpoint_seconds: float
     schedule: Schedule
     update: Update
-    validation: Callable[[], Iterable[Samples]]
+    validation: Callable[[], Iterable[Batch]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,11 +105,13 @@ class Stream:
 
     Attributes:
         courses: At least one.
-        batch: Returns the batch of a step.
+        batch: Returns the features and labels of a step.
+        class_weights: Of the training loss, float32 [classes]; None for ones.
     """
 
     courses: list[Course]
-    batch: Callable[[int], Samples]
+    batch: Callable[[int], Batch]
+    class_weights: Tensor | None = None
 
 
 class Lockstep:
@@ -136,11 +139,15 @@ class Lockstep:
         Raises:
             Stopped: On request; checkpoints are written.
         """
-        plan = self.plan
-        for step in range(self._courses[0].step, plan.steps):
-            batches = [stream.batch(step) for stream in self._streams]
-            self._stack.step(batches, factor=plan.schedule(step), step=step)
-            done = step + 1
+        plan, done = self.plan, self._courses[0].step
+        while done < plan.steps:
+            # The next row of a curve, or else as many steps as are laid out at a time.
+            rows = (every - done % every for every in (plan.log_every, plan.val_every))
+            steps = range(done, min(plan.steps, done + min(STEPS, *rows)))
+            batches = [[stream.batch(step) for stream in self._streams] for step in steps]
+            factors = [plan.schedule(step) for step in steps]
+            self._stack.run(batches, factors=factors, step=done)
+            done = steps.stop
             self._tell(done)
             if done % plan.log_every == 0 or done == plan.steps:
                 self._log(done)
@@ -167,7 +174,8 @@ class Lockstep:
         """Stack the classifiers of all streams, as they are."""
         self._courses = [course for stream in self._streams for course in stream.courses]
         members = [[_on(c.member, self.device) for c in s.courses] for s in self._streams]
-        self._stack = Stack(members, self.plan.update)
+        weights = [stream.class_weights for stream in self._streams]
+        self._stack = Stack(members, self.plan.update, class_weights=weights)
 
     def _take(self, done: int) -> None:
         """Bring each course up to the step."""

@@ -24,11 +24,11 @@ from warmstart.callbacks.proof import FreezeProof
 from warmstart.errors import RunError
 from warmstart.head_features import Reach, batches, stored_at, validation
 from warmstart.lockstep import Course, Lockstep, Plan, Stream
-from warmstart.optim.samples import Layout
 from warmstart.optim.stacked import Member
 from warmstart.optim.stacked_updates import Update, update_of
 from warmstart.out_of_memory import OutOfMemory, free_memory, is_out_of_memory
 from warmstart.stages import Ready
+from warmstart.task import class_weights
 
 _log = logging.getLogger(__name__)
 
@@ -216,7 +216,7 @@ def _train(group: Sequence[Trainee]) -> None:
     going = [one for one in group if not _moved(one, proof)]
     if not going:
         return
-    reach, classes = Reach(first, group[0].path), len(run.images.classes)
+    reach = Reach(first, group[0].path)
     _, val = first.shortcuts.stored(reach.cut)
     plan = Plan(
         steps=run.steps,
@@ -225,20 +225,37 @@ def _train(group: Sequence[Trainee]) -> None:
         checkpoint_seconds=run.config["checkpoint_seconds"],
         schedule=run.schedule,
         update=group[0].update,
-        validation=lambda: validation(reach, val, Layout(classes, device=reach.device)),
+        validation=lambda: validation(reach, val),
     )
     streams: dict[tuple[int, bytes], list[Trainee]] = {}
     for one in going:
         rows = one.ready.run.images.train.rows.tobytes()
         streams.setdefault((one.ready.run.config["seed"], rows), []).append(one)
-    found = [
-        Stream([one.course for one in alike], batches(alike[0].ready, reach))
-        for alike in streams.values()
-    ]
-    Lockstep(found, plan, device=reach.device).run()
+    for alike in _of_like_length([_stream(own, reach) for own in streams.values()]):
+        Lockstep(alike, plan, device=reach.device).run()
     proof.end(model)
     for one in going:
         one.course.proof = proof.state()
+
+
+def _stream(alike: Sequence[Trainee], reach: Reach) -> Stream:
+    """Return the stream of runs that see the same batches."""
+    ready = alike[0].ready
+    run, weights = ready.run, None
+    if run.config["balance"] == "loss":
+        weights = class_weights(run.images.train.labels, len(run.images.classes))
+    return Stream([one.course for one in alike], batches(ready, reach), weights)
+
+
+def _of_like_length(streams: Sequence[Stream]) -> list[list[Stream]]:
+    """Return streams in groups; in a stack each has as many places as the longest takes."""
+    groups: list[list[Stream]] = []
+    for stream in sorted(streams, key=lambda stream: -len(stream.courses)):
+        if groups and 2 * len(stream.courses) >= len(groups[-1][0].courses):
+            groups[-1].append(stream)
+        else:
+            groups.append([stream])
+    return groups
 
 
 def _moved(one: Trainee, proof: FreezeProof) -> bool:

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from warmstart.optim.samples import Layout
 from warmstart.optim.stacked import Member, Stack
 from warmstart.optim.stacked_updates import Adam, Sgd, Update, update_of
 
@@ -42,11 +41,12 @@ def members(count: int, features: int, classes: int, *, bias: bool = True) -> li
 
 
 def steps(stack: Stack, streams: list[tuple[Tensor, Tensor]], numbers: range, size: int) -> None:
-    layout = Layout(stack.classes)
+    batches = []
     for number in numbers:
         chosen = torch.randperm(len(streams[0][0]), generator=torch.Generator().manual_seed(number))
-        batches = [layout(x[chosen[:size]], y[chosen[:size]]) for x, y in streams]
-        stack.step(batches, factor=1 / (1 + number), step=number)
+        batches.append([(x[chosen[:size]], y[chosen[:size]]) for x, y in streams])
+    factors = [1 / (1 + number) for number in numbers]
+    stack.run(batches, factors=factors, step=numbers.start)
 
 
 def same(one: Member, other: Member) -> bool:
@@ -58,8 +58,8 @@ def same(one: Member, other: Member) -> bool:
 def test_a_step_by_hand() -> None:
     """Two classes, no weights yet: every probability is 1/2."""
     stack = Stack([[Member(torch.zeros(2, 1), torch.zeros(2), 0.5)]], Sgd(momentum=0.0))
-    batch = Layout(2)(torch.tensor([[2.0], [4.0]]), torch.tensor([0, 1]))
-    stack.step([batch], factor=0.1, step=0)
+    batch = torch.tensor([[2.0], [4.0]]), torch.tensor([0, 1])
+    stack.run([[batch]], factors=[0.1], step=0)
     # Gradients of the weights: the mean of (1/2 - [y = c]) x; of the biases they cancel.
     assert stack.member(0).weight.flatten().tolist() == pytest.approx([-0.025, 0.025])
     assert stack.member(0).bias.tolist() == [0, 0]
@@ -93,12 +93,12 @@ def test_it_trains_as_torch_does(name: str, bias: bool) -> None:
         optimizers.append(make(parameters, lr=member.rate, fused=True, **options))
     update = update_of(optimizers[0])
     assert update is not None
-    stack, layout = Stack([own], update), Layout(7, class_weights=weights)
+    stack = Stack([own], update, class_weights=[weights])
     sums = torch.zeros(4, 3)
     for step in range(10):
         rows = slice(7 * step, 7 * step + 13)
         factor = 1 / (1 + step)
-        stack.step([layout(x[rows], y[rows])], factor=factor, step=step)
+        stack.run([[(x[rows], y[rows])]], factors=[factor], step=step)
         for index, (layer, optimizer) in enumerate(zip(layers, optimizers, strict=True)):
             for group in optimizer.param_groups:
                 group["lr"] = own[index].rate * factor
@@ -134,22 +134,22 @@ def test_an_optimizer_of_another_kind_has_no_update() -> None:
         (512, 10, 32),
         (1280, 10, 16),
         (20, 120, 9),
+        (200, 10, 250),
     ],
 )
 def test_in_every_stack_to_the_same_bits(
     features: int, classes: int, size: int, update: Update
 ) -> None:
     """Alone, among others of its stream, and with another stream before it."""
-    streams = [images(60, features, classes, seed) for seed in (0, 1)]
+    streams = [images(max(60, size), features, classes, seed) for seed in (0, 1)]
     own = members(48, features, classes)
     whole = Stack([own[:5], own[5:]], update)
     steps(whole, streams, range(3), size)
     x, y = streams[1]
-    batch = Layout(classes)(x, y)
     for first, last in ((5, 6), (5, 24), (30, 31), (40, 48)):
         part = Stack([own[first:last]], update)
         steps(part, streams[1:], range(3), size)
-        assert torch.equal(part.measure(batch), whole.measure(batch)[first:last])
+        assert torch.equal(part.measure((x, y)), whole.measure((x, y))[first:last])
         for index in range(first, last):
             assert same(part.member(index - first), whole.member(index))
 

@@ -1,8 +1,8 @@
 """The updates of SGD, Adam and AdamW for many classifiers at once, each at its own rate.
 
 They are those of torch's optimizers up to the rounding of sums. All work in place on pieces that
-fit a core's cache, since their time is that of memory: a piece is [p, numbers], the parameters of
-p classifiers in rows.
+fit a core's cache, since their time is that of memory: a piece is [streams, p, classes, columns],
+the parameters of p classifiers of each of some streams.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class Update(Protocol):
         """Move parameters by one step.
 
         Args:
-            weight: [p, numbers].
+            weight: [streams, p, classes, columns].
             slots: Likewise, as `slots` names them; zeros before the first step.
             gradient: Of `weight`.
-            spare: Likewise [p, numbers], of any content, which is lost.
-            rate: [p, 1].
-            decay: [p, 1]; None where nothing decays.
+            spare: Of the same shape and of any content, which is lost.
+            rate: [streams, p, 1, 1].
+            decay: [streams, p, 1, columns]; None where nothing decays.
             step: From 0 on.
         """
         ...
