@@ -153,6 +153,16 @@ def test_config_differences_leave_out_seed_size_and_what_is_equal(tmp_path):
     }
 
 
+def test_a_list_of_values_is_one_difference(tmp_path):
+    def change(content):
+        if content["config"]["optimizer"]["lr"] == 0.1:
+            content["config"]["strategy"]["C"] = [0.1, 1.0]
+
+    values = {(arm, 5): BASE for arm in ("scratch", "probe")}
+    found = dict(config_differences(compared(tmp_path, values, change=change)))
+    assert found["strategy.C"] == ["not set", "[0.1, 1.0]"]
+
+
 # ---------------------------------------------------------------- differences
 
 

@@ -165,7 +165,9 @@ def _at_edge(candidates: Sequence[Candidate]) -> list[str]:
 
 
 def _flatten(prefix: str, value: Any) -> dict[str, str]:
-    if isinstance(value, dict | list) and value:
+    # A list of plain values is one setting.
+    nested = isinstance(value, list) and any(isinstance(item, dict | list) for item in value)
+    if value and (isinstance(value, dict) or nested):
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
         parts = [_flatten(f"{prefix}.{key}" if prefix else str(key), item) for key, item in pairs]
         return {key: text for part in parts for key, text in part.items()}
