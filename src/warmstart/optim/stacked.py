@@ -18,9 +18,6 @@ from torch import Tensor
 from warmstart.optim.samples import LANES, Batch, Layout, Place, Room, Samples, padded
 from warmstart.optim.stacked_updates import Gradient, Update
 
-# Parameters that are updated at a time: with what belongs to them they stay in a core's cache of
-# 2 MiB. With 64 classifiers of 512 features it saves an eighth of a step.
-_PIECE = 98_304
 # MKL computes products with both sides of this length or more in another way.
 _LONG = 192
 # Steps to lay out at a time, and the numbers that they may take.
@@ -97,7 +94,7 @@ class Stack:
         self._tallies, self._count = weight.new_zeros(2, *shape[:2]), 0
         for place, member in zip(self._own, members, strict=True):
             self._put(place, member)
-        pieces = self._cut(shape[3], most=_PIECE // weight.new_empty(shape[2:]).numel())
+        pieces = self._cut(shape[3])
         self._spare = torch.empty_like(max((self._weights[0][p] for p in pieces), key=torch.numel))
         self._pieces = [self._piece(place) for place in pieces]
         self._class_weights = class_weights or [None] * len(streams)
@@ -180,21 +177,12 @@ class Stack:
             self._tallies[:, *place] = member.sums[:2] * self._tallies.new_tensor([1, -1])
             self._count = int(member.sums[2])
 
-    def _cut(self, side: int, *, most: int | None = None) -> list[Place]:
-        """Return the places of neighbouring classifiers, in pieces of about equal size.
-
-        Args:
-            side: The other side of their products.
-            most: Classifiers of a piece.
-        """
+    def _cut(self, side: int) -> list[Place]:
+        """Return the pieces in which products with another side of this length are computed."""
         streams, members = self._weights[0].shape[:2]
-        most = streams * members if most is None else most
-        if side >= _LONG and members * self.classes >= _LONG:
-            most = min(most, (_LONG - 1) // self.classes)
-        elif streams * members <= most:
+        if side < _LONG or members * self.classes < _LONG:
             return [(slice(0, streams), slice(0, members))]
-        least = -(-LANES // self.classes)
-        count = max(1, min(-(-members // max(1, most)), members // least))
+        count = -(-members // max(1, (_LONG - 1) // self.classes))
         bounds = [members * index // count for index in range(count + 1)]
         rows = [slice(start, stop) for start, stop in pairwise(bounds)]
         return [(slice(i, i + 1), own) for i in range(streams) for own in rows]

@@ -1,8 +1,8 @@
 """The updates of SGD, Adam and AdamW for many classifiers at once, each at its own rate.
 
-They are those of torch's optimizers up to the rounding of sums. All work in place on pieces that
-fit a core's cache, since their time is that of memory: a piece is [streams, p, classes, columns],
-the parameters of p classifiers of each of some streams.
+They are those of torch's optimizers up to the rounding of sums. All work in place, with as few
+passes over memory as they can, on a piece: [streams, p, classes, columns], the parameters of p
+classifiers of each of some streams.
 """
 
 from __future__ import annotations
