@@ -178,7 +178,7 @@ def features_of(
         run: Whose preprocessing, precision and device count.
         model: Whose tensors before the cut are what they were at step 0; it is moved to the device
             of the run.
-        cut: As `cuts` returned it for the model.
+        cut: Of the model, as `warmstart.models.cuts` finds it.
         name: Of the split. Under ``features.views``, ``train`` is shown in so many augmented views,
             which come one after the other.
         split: The images.
@@ -204,7 +204,7 @@ def features_at(
 
     Args:
         run: As there; so are `model`, `name`, `split` and `progress`.
-        cuts: As `cuts` returned them for the model.
+        cuts: Of the model, likewise.
         pools: By cut: what is kept of the features; None keeps them whole.
     """
     pools = pools or [None] * len(cuts)
