@@ -18,9 +18,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 import warmstart
-from warmstart.initial import initial_model
-from warmstart.plan import prepare
-from warmstart.run import execute
+from warmstart.run.execution import execute
+from warmstart.run.initial import initial_model
+from warmstart.run.preparing import prepare
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 # In the order of the page, with what makes an option quick enough for a picture.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_PRELOAD = ["pytest", "warmstart.app", "warmstart.cells", "warmstart.run"]
+_PRELOAD = ["pytest", "warmstart.app", "warmstart.cells", "warmstart.run.execution"]
 
 
 def start(
@@ -51,9 +51,9 @@ def trained(log: Path) -> list[str]:
 
 
 def _main(arguments: list[str], log: Path, die_at_save: int | None, when: str) -> None:
-    from warmstart import run
     from warmstart.callbacks import checkpoint
     from warmstart.cli import main
+    from warmstart.run import execution as run
 
     # As in a process that was started by hand: loader workers would come from a second server, and
     # a suite that runs in the background has the interrupt ignored, for its children too.

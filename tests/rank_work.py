@@ -5,8 +5,8 @@ import time
 
 import torch
 
-from warmstart.beat import Report
 from warmstart.ranks import Ranks
+from warmstart.run.beat import Report
 
 
 def add_up(numbers: list[float], ranks: Ranks, report: Report) -> None:

@@ -138,7 +138,7 @@ class TestFailures:
         capsys: pytest.CaptureFixture[str],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        from warmstart import run as module
+        from warmstart.run import execution as module
 
         train = module._train
 

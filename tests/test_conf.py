@@ -22,7 +22,7 @@ from data.samples import write_folder
 from tiny import write_configs
 from warmstart import ConfigError
 from warmstart.configs import folder
-from warmstart.plan import prepare
+from warmstart.run.preparing import prepare
 from warmstart.sweep import Cell, Composer, grid
 
 CONF = folder()

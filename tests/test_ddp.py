@@ -26,11 +26,11 @@ from warmstart.cli import main
 from warmstart.data import batches
 from warmstart.data.batches import TrainBatches
 from warmstart.data.images import Split
-from warmstart.multiprocess import together
-from warmstart.plan import prepare
 from warmstart.ranks import Ranks
 from warmstart.results.record import read
-from warmstart.run import execute
+from warmstart.run.execution import execute
+from warmstart.run.multiprocess import together
+from warmstart.run.preparing import prepare
 from warmstart.task import Classification
 
 BASE = ["steps=20", "val_every_steps=5", "log_every_steps=4", "data.per_class=8", "batch_size=16"]

@@ -14,8 +14,9 @@ from warmstart import ConfigError, feature_files
 from warmstart.cli import main
 from warmstart.configs import compose
 from warmstart.data.images import Vault
-from warmstart.initial import initial_model
-from warmstart.plan import Run, prepare
+from warmstart.run.initial import initial_model
+from warmstart.run.plan import Run
+from warmstart.run.preparing import prepare
 
 SMALL = ["data=digits", "data.per_class=3", "trainer=cpu"]
 

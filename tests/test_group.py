@@ -6,7 +6,7 @@ import pytest
 
 import warmstart
 from warmstart import ConfigError
-from warmstart.plan import prepare
+from warmstart.run.preparing import prepare
 
 WORDS = ["trainer=cpu", "model.widths=[2, 3, 4]", "batch_size=8"]
 

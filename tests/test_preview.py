@@ -20,11 +20,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 import warmstart
 from tiny import write_configs
 from warmstart.errors import ConfigError
-from warmstart.plan import Run, prepare
 from warmstart.preview import preview
 from warmstart.preview_table import plan_command, show
 from warmstart.results.record import Record
-from warmstart.run import execute
+from warmstart.run.execution import execute
+from warmstart.run.plan import Run
+from warmstart.run.preparing import prepare
 
 SHORT = ["data.per_class=3", "batch_size=8", "steps=12", "val_every_steps=5", "trainer=cpu"]
 PRETRAINED = ["init=pretrained", "init.weights=source:tiny"]

@@ -17,11 +17,11 @@ from warmstart import ConfigError
 from warmstart.cli import main
 from warmstart.configs import compose
 from warmstart.data.images import Vault
-from warmstart.initial import initial_model
 from warmstart.models.init import Scratch
-from warmstart.plan import prepare
 from warmstart.ranking import candidates
 from warmstart.ranking_table import rank_command, show
+from warmstart.run.initial import initial_model
+from warmstart.run.preparing import prepare
 from warmstart.transferability import knn_loo_accuracy, log_me, nearest_mean_accuracy
 
 DATA = ["data=digits", "data.per_class=8", "trainer=cpu"]

@@ -12,8 +12,8 @@ import pytest
 import warmstart
 from processes import run, start
 from warmstart import Record
-from warmstart.plan import prepare
 from warmstart.results.record import read
+from warmstart.run.preparing import prepare
 
 pytestmark = pytest.mark.slow
 

@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 
 import processes
 import warmstart
-from warmstart import beat, store
-from warmstart.beat import Beat, place
+from warmstart import store
 from warmstart.errors import ConfigError, RunError
-from warmstart.plan import prepare
 from warmstart.results import state
 from warmstart.results.state import State
-from warmstart.run import execute
+from warmstart.run import beat
+from warmstart.run.beat import Beat, place
+from warmstart.run.execution import execute
+from warmstart.run.preparing import prepare
 from warmstart.task import Classification
 
 WORDS = ["steps=6", "val_every_steps=3", "data.per_class=2", "batch_size=10", "trainer=cpu"]

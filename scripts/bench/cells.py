@@ -24,8 +24,8 @@ from warmstart.configs import folder, without_hydra
 
 @hydra.main(config_path=str(folder()), config_name="train", version_base="1.3")
 def main(cfg):
-    from warmstart.plan import prepare
-    from warmstart.run import execute
+    from warmstart.run.preparing import prepare
+    from warmstart.run.execution import execute
     execute(prepare(without_hydra(cfg, HydraConfig.get(), [])))
 
 main()

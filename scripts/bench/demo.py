@@ -55,7 +55,8 @@ def source(run):
     return "source run" if makes and run.folder.is_relative_to(store) else None
 
 store = Path(sys.argv[1], "store")
-from warmstart import cells, cli, run, summary
+from warmstart import cells, cli, summary
+from warmstart.run import execution as run
 from warmstart.launch import basic
 switch()
 open_parts[-1] = "the rest"

@@ -122,8 +122,8 @@ def unpack(data: Path, folder: Path, *, quick: bool) -> Place:
 def ready(place: Place) -> tuple[nn.Module, dict[str, frozen.Ready]]:
     """Return the net with its weights in eval mode, and the finished images of each split."""
     import warmstart
-    from warmstart.initial import initial_model
-    from warmstart.plan import prepare
+    from warmstart.run.initial import initial_model
+    from warmstart.run.preparing import prepare
 
     run = prepare(warmstart.compose(place.words()))
     images = frozen.ready_images(run, Path(os.devnull))

@@ -57,7 +57,9 @@ def main() -> int:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
-    importlib.import_module("warmstart.plan")  # which takes seconds, and is no part of the input
+    importlib.import_module(
+        "warmstart.run.plan"
+    )  # which takes seconds, and is no part of the input
     print(f"{'CPU time of one core':58} {'median':>9} [{'least':>9} {'most':>9}] {'':3}  limit")
     failed = False
     with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +158,7 @@ def unpack(data: Path, place: Path, *, images: int) -> Path:
 
 def prepared(root: Path, out: Path, settings: Sequence[str]) -> Any:
     import warmstart
-    from warmstart.plan import forget, prepare
+    from warmstart.run.preparing import forget, prepare
 
     forget()
     shared = ["trainer=cpu", "data=image_folder", f"data.root={root}", f"out={out}"]
@@ -166,7 +168,7 @@ def prepared(root: Path, out: Path, settings: Sequence[str]) -> Any:
 def ours_of(root: Path, out: Path, settings: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield warmstart's training batches without end, as the model gets them."""
     from warmstart.data.preprocess import Preprocess
-    from warmstart.feed import train_batches
+    from warmstart.run.feed import train_batches
 
     run = prepared(root, out, settings)
     batches = train_batches(run.config, run.images, run.augment)

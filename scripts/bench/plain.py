@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 import warmstart
 from warmstart.data.batches import Batch, EvalBatches, TrainBatches
 from warmstart.data.preprocess import Preprocess
-from warmstart.plan import prepare
+from warmstart.run.preparing import prepare
 
 Ready = tuple[Tensor, Tensor]
 

@@ -24,8 +24,8 @@ def train(overrides: Sequence[str] = (), *, config_dirs: Sequence[str] = ()) -> 
         ConfigError: The config, the data or the weights are wrong.
         RunError: The run failed.
     """
-    from warmstart.plan import forget, prepare
-    from warmstart.run import execute
+    from warmstart.run.execution import execute
+    from warmstart.run.preparing import forget, prepare
 
     forget()
     return execute(prepare(compose(overrides, config_dirs=config_dirs)))
@@ -61,7 +61,7 @@ def extract_features(
         RunError: The source run, from which the model starts, failed.
     """
     from warmstart.exporting import export_of
-    from warmstart.plan import forget, prepare
+    from warmstart.run.preparing import forget, prepare
 
     forget()
     run = prepare(compose(overrides, config_dirs=config_dirs))
@@ -85,8 +85,8 @@ def rank(
         ConfigError: The config, the data or the weights are wrong.
         RunError: A source run, from which a candidate starts, failed.
     """
-    from warmstart.plan import forget
     from warmstart.ranking import rank as ranked
+    from warmstart.run.preparing import forget
 
     forget()
     return ranked(models, overrides, config_dirs=config_dirs)

@@ -78,8 +78,8 @@ class _Single:
     def __call__(self, cfg: DictConfig) -> None:
         from warmstart.launch.resources import check_alone
         from warmstart.launch.work import outcome_line
-        from warmstart.plan import prepare
-        from warmstart.run import execute
+        from warmstart.run.execution import execute
+        from warmstart.run.preparing import prepare
 
         node: Any = HydraConfig.get()
         wrapped = configs.without_hydra(cfg, node, configs.config_dirs_of(node))

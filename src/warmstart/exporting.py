@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from warmstart.caching import features_at, first_images
 from warmstart.data.images import Split
 from warmstart.errors import ConfigError
 from warmstart.features.forms import Features
 from warmstart.models.cuts import Cut, NoCut, activations, group_cut
 from warmstart.models.layers import LayerGroup
 from warmstart.models.pooling import Pooling, check_pool, pooling
-from warmstart.plan import Run
+from warmstart.run.caching import features_at, first_images
+from warmstart.run.plan import Run
 from warmstart.untrained import check_features, untrained_model
 
 ALL = "all"

@@ -44,7 +44,7 @@ def features_command(
     from warmstart import configs, feature_files
     from warmstart.data.images import openings
     from warmstart.exporting import OPENINGS, default_path, export_of
-    from warmstart.plan import prepare
+    from warmstart.run.preparing import prepare
 
     group, pool = _one(overrides, _GROUP), _one(overrides, _POOL)
     if group is None:

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from warmstart.callbacks.phases import PhaseSchedule
 from warmstart.data.batches import eval_batch
 from warmstart.models.layers import LayerGroup, layer_groups
-from warmstart.plan import Run
+from warmstart.run.plan import Run
 from warmstart.strategies.phases import Phase
 
 

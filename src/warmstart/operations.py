@@ -14,11 +14,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from warmstart import configs
-from warmstart.cut_models import architecture_of, model_node
 from warmstart.models.layers import LayerGroup, layer_groups
 from warmstart.models.skeleton import skeleton
-from warmstart.obstacles import standing_reason
-from warmstart.plan import Run
+from warmstart.run.cut_models import architecture_of, model_node
+from warmstart.run.obstacles import standing_reason
+from warmstart.run.plan import Run
 from warmstart.strategies.phases import Phase
 
 _BATCH = 2  # BatchNorm needs two

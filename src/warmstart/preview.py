@@ -16,16 +16,16 @@ import torch
 from torch import nn
 
 from warmstart import configs, memory
-from warmstart.caching import decide
 from warmstart.callbacks.phases import check_statistics
 from warmstart.data.batches import TrainBatches
-from warmstart.initial import Initial, Pending, initial_model
 from warmstart.models.activations import activation_statistics
 from warmstart.models.init import Pretrained
 from warmstart.models.layers import LayerGroup, layer_groups
 from warmstart.models.transfer import taken
-from warmstart.plan import Run
 from warmstart.predict import OPENINGS
+from warmstart.run.caching import decide
+from warmstart.run.initial import Initial, Pending, initial_model
+from warmstart.run.plan import Run
 
 # So many images say what the activations are, and take seconds in any model.
 _ACTIVATION_IMAGES = 64

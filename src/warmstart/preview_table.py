@@ -33,8 +33,8 @@ def plan_command(overrides: Sequence[str], *, config_dirs: Sequence[str], as_jso
         ConfigError: The config, the data or the weights are wrong.
     """
     from warmstart.configs import compose
-    from warmstart.plan import prepare
     from warmstart.preview import preview
+    from warmstart.run.preparing import prepare
 
     plan = preview(prepare(compose(overrides, config_dirs=config_dirs)))
     if as_json:

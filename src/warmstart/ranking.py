@@ -13,15 +13,16 @@ import torch
 from torch import nn
 
 from warmstart import configs
-from warmstart.caching import features_at, first_images
-from warmstart.cut_models import model_node
 from warmstart.errors import ConfigError
 from warmstart.models.cuts import Cut, NoCut, activations, group_cut
 from warmstart.models.init import Scratch
 from warmstart.models.layers import layer_groups
 from warmstart.models.pooling import pooling
 from warmstart.operations import image_operations
-from warmstart.plan import Run, prepare
+from warmstart.run.caching import features_at, first_images
+from warmstart.run.cut_models import model_node
+from warmstart.run.plan import Run
+from warmstart.run.preparing import prepare
 from warmstart.transferability import knn_loo_accuracy, log_me, nearest_mean_accuracy
 from warmstart.untrained import check_features, untrained_model
 

@@ -8,16 +8,16 @@ from typing import Any
 from omegaconf import DictConfig
 
 from warmstart import configs
-from warmstart.cut_models import architecture_of
 from warmstart.data.augment.pipeline import Augment
 from warmstart.data.batches import TrainBatches
 from warmstart.data.dataset import Dataset
 from warmstart.data.images import Images
 from warmstart.errors import ConfigError
-from warmstart.feed import feed, preparation, train_batches
 from warmstart.models.architecture import Input
-from warmstart.plan import wanted_input, weights_of
-from warmstart.scalars import check_scalars
+from warmstart.run.cut_models import architecture_of
+from warmstart.run.feed import feed, preparation, train_batches
+from warmstart.run.preparing import wanted_input, weights_of
+from warmstart.run.scalars import check_scalars
 
 _FALLBACK = 224  # pixels
 

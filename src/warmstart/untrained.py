@@ -10,10 +10,10 @@ from torch import nn
 
 from warmstart.data.bar import Bar
 from warmstart.errors import ConfigError
-from warmstart.initial import initial_model
 from warmstart.models.layers import LayerGroup
-from warmstart.plan import Run
-from warmstart.run import execute
+from warmstart.run.execution import execute
+from warmstart.run.initial import initial_model
+from warmstart.run.plan import Run
 
 
 def untrained_model(run: Run) -> tuple[nn.Module, list[LayerGroup]]:

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 
 from warmstart import configs
-from warmstart.cut_models import model_node
 from warmstart.errors import ConfigError
-from warmstart.identity import identity
 from warmstart.launch.cost import (
     ALIKE,
     OPERATIONS,
@@ -29,8 +27,11 @@ from warmstart.operations import (
     run_operations,
     training_operations,
 )
-from warmstart.plan import Run, prepare
 from warmstart.results.record import Record
+from warmstart.run.cut_models import model_node
+from warmstart.run.identity import identity
+from warmstart.run.plan import Run
+from warmstart.run.preparing import prepare
 
 TINY = ["trainer=cpu", "model.widths=[2, 3]", "batch_size=4", "steps=100", "val_every_steps=50"]
 # Two 3x3 convolutions on 8x8 pixels (1 to 2, 2 to 3 channels), and 12 numbers to 10 classes; an

@@ -17,11 +17,11 @@ from warmstart import configs as compositions
 from warmstart.cli import main
 from warmstart.launch.jobs import Job, Outcome, Resources
 from warmstart.launch.slurm import SlurmEngine
-from warmstart.plan import prepare
 from warmstart.results import record as records
 from warmstart.results import state as states
 from warmstart.results.record import Record
-from warmstart.run import execute
+from warmstart.run.execution import execute
+from warmstart.run.preparing import prepare
 
 pytestmark = pytest.mark.slow
 

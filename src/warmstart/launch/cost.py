@@ -11,14 +11,14 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from warmstart.identity import identity
 from warmstart.launch.jobs import Job
 from warmstart.launch.order import demands, makespan
 from warmstart.results import record as records
 from warmstart.results.outlook import duration
+from warmstart.run.identity import identity
 
 if TYPE_CHECKING:
-    from warmstart.plan import Run
+    from warmstart.run.plan import Run
 
 ALIKE = "finished runs like them"
 SAME_MODEL = "finished runs of the same model with another strategy"

@@ -33,7 +33,7 @@ class Job:
         key: The run's identity.
         label: What tables and lines call it, for example ``arm=digits/full seed=0``.
         folder: The run's folder: its record, its state, its checkpoints.
-        config: Resolved and plain, as `warmstart.plan.prepare` takes it.
+        config: Resolved and plain, as `warmstart.run.preparing.prepare` takes it.
         source: 0 is the run of the config itself, 1 the run that its weights come from, 2 that
             one's source, ...
         needs: Keys of the jobs that must have ended before this one starts.

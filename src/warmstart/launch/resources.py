@@ -23,13 +23,13 @@ def resources_of(config: Mapping[str, Any], hardware: Hardware) -> Resources:
     as it has threads and, where ``trainer.workers`` says their number, processes that make batches.
 
     Args:
-        config: Checked by `warmstart.scalars.check_scalars`.
+        config: Checked by `warmstart.run.scalars.check_scalars`.
         hardware: Of the run.
 
     Raises:
         ConfigError: The run computes on GPUs of which it would get none, or another number.
     """
-    from warmstart.scalars import gpu_share  # imports torch, which a driver can do without
+    from warmstart.run.scalars import gpu_share  # imports torch, which a driver can do without
 
     node, devices = config["resources"], int(config["trainer"].get("devices", 1))
     gpus, cpus = gpu_share(node["gpus"]), node["cpus"]

@@ -12,7 +12,7 @@ _driver = os.getppid()
 
 import warmstart.launch.cost  # noqa: E402
 import warmstart.launch.work  # noqa: E402
-import warmstart.together  # noqa: E402, F401
+import warmstart.run.together  # noqa: E402, F401
 
 if os.getppid() != _driver:  # gone meanwhile: the workers that it asked for would find nothing
     os._exit(0)

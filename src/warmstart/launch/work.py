@@ -13,8 +13,8 @@ from warmstart.launch.jobs import Job, Outcome, Resources
 from warmstart.stopping import Stopped
 
 if TYPE_CHECKING:
-    from warmstart.plan import Run
     from warmstart.results.record import Record
+    from warmstart.run.plan import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ def plan_cells(
         ConfigError: The first that is wrong.
     """
     from warmstart.launch.cost import History
-    from warmstart.plan import prepare
+    from warmstart.run.preparing import prepare
 
     history = History.read(Path(configs[0]["out"])) if configs else None
     known: dict[Path, Planned] = {}
@@ -81,7 +81,7 @@ def _planned(run: Run, history: Any, known: dict[Path, Planned], name: str = "")
         return known[run.folder]
     from warmstart.launch.cost import predict
     from warmstart.launch.resources import resources_of
-    from warmstart.together import stack_key
+    from warmstart.run.together import stack_key
 
     seconds, basis = predict(run, history)
     known[run.folder] = Planned(
@@ -106,7 +106,7 @@ def run_job(job: Job, progress: Callable[[int, int], None] | None = None) -> Out
     Raises:
         Stopped: It was asked to stop, and has left a checkpoint.
     """
-    from warmstart.run import execute
+    from warmstart.run.execution import execute
 
     if job.members:
         return _run_members(job, progress)
@@ -121,7 +121,7 @@ def run_job(job: Job, progress: Callable[[int, int], None] | None = None) -> Out
 
 def _run_members(job: Job, progress: Callable[[int, int], None] | None) -> Outcome:
     """Bring several runs to their ends together."""
-    from warmstart.together import execute_together
+    from warmstart.run.together import execute_together
 
     runs: dict[Path, Run] = {}
     ends: dict[Path, Outcome] = {}
@@ -151,7 +151,7 @@ def _run_of(job: Job) -> Run:
     Raises:
         ConfigError, RunError: It is none, or another one than where it was planned.
     """
-    from warmstart.plan import prepare
+    from warmstart.run.preparing import prepare
 
     run = prepare(job.config)
     for _ in range(job.source):

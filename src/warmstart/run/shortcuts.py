@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from warmstart.beat import Report
-from warmstart.caching import Decision, features_of
 from warmstart.data.batches import Batch, TrainBatches, eval_loader, loader, train_loader
 from warmstart.data.images import Split
 from warmstart.features.batches import EvalFeatures, TrainFeatures
 from warmstart.features.forms import Features
 from warmstart.models.cuts import Cut, Tail
-from warmstart.out_of_memory import evaluation_error, is_out_of_memory
-from warmstart.plan import Run
 from warmstart.ranks import ALONE, Ranks
+from warmstart.run.beat import Report
+from warmstart.run.caching import Decision, features_of
+from warmstart.run.out_of_memory import evaluation_error, is_out_of_memory
+from warmstart.run.plan import Run
 
 Known = dict[tuple[Cut, str, bytes, int | None], Features]
 """By the cut, the name of the split, its rows, and of augmented views the run's seed."""

@@ -17,14 +17,15 @@ from torch import nn
 import warmstart
 from data.samples import write_folder, write_image
 from warmstart import stopping
-from warmstart.caching import Decision, decide, features_of
 from warmstart.data.batches import TrainBatches
 from warmstart.errors import ConfigError
-from warmstart.initial import initial_model
 from warmstart.models.cuts import group_cut
-from warmstart.plan import Run, forget, prepare
 from warmstart.predict import OPENINGS
-from warmstart.run import execute
+from warmstart.run.caching import Decision, decide, features_of
+from warmstart.run.execution import execute
+from warmstart.run.initial import initial_model
+from warmstart.run.plan import Run
+from warmstart.run.preparing import forget, prepare
 
 # Layers with random weights, whose BatchNorm knows the digits.
 FROZEN = ["init=scratch", "init.statistics=data"]

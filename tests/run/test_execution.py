@@ -18,7 +18,7 @@ from data.samples import write_folder
 from tiny import write_configs
 from warmstart import Record
 from warmstart.cli import main
-from warmstart.plan import prepare
+from warmstart.run.preparing import prepare
 
 SHORT = ["steps=12", "val_every_steps=4", "data.per_class=5", "batch_size=8"]
 
@@ -325,7 +325,9 @@ class TestAgain:
         words = ["steps=3", f"out={tmp_path}"]
         record = warmstart.train(words)
         files = {p: p.stat().st_mtime_ns for p in folder_of(record, tmp_path).iterdir()}
-        monkeypatch.setattr("warmstart.run._train", lambda *args: pytest.fail("it trains again"))
+        monkeypatch.setattr(
+            "warmstart.run.execution._train", lambda *args: pytest.fail("it trains again")
+        )
         assert warmstart.train(words) == record
         assert files == {p: p.stat().st_mtime_ns for p in folder_of(record, tmp_path).iterdir()}
 
@@ -334,7 +336,7 @@ class TestAgain:
     ) -> None:
         words = ["steps=3", f"out={tmp_path}"]
         with monkeypatch.context() as patch:
-            patch.setattr("warmstart.stages.fit", lambda *args, **options: 1 / 0)
+            patch.setattr("warmstart.run.stages.fit", lambda *args, **options: 1 / 0)
             assert main(["train", *words]) == 1
         assert capsys.readouterr().err == "warmstart: ZeroDivisionError: division by zero\n"
         key = prepare(warmstart.compose(words)).key

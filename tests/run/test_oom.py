@@ -23,10 +23,10 @@ from warmstart.data.augment.mixing import Mix
 from warmstart.data.preprocess import Preprocess
 from warmstart.errors import ConfigError, RunError
 from warmstart.models.architecture import Input
-from warmstart.out_of_memory import OutOfMemory, is_out_of_memory, smaller_micro_batches
-from warmstart.plan import prepare
 from warmstart.results.record import read
-from warmstart.run import execute
+from warmstart.run.execution import execute
+from warmstart.run.out_of_memory import OutOfMemory, is_out_of_memory, smaller_micro_batches
+from warmstart.run.preparing import prepare
 from warmstart.task import Classification, Net
 
 WORDS = ["steps=6", "val_every_steps=3", "data.per_class=2", "batch_size=20", "log_every_steps=2"]
@@ -278,7 +278,7 @@ def test_an_evaluation_that_does_not_fit_fails_by_name(
     def fail(*args: object, **options: object) -> None:
         raise RuntimeError("could not create a primitive")
 
-    monkeypatch.setattr("warmstart.evaluation.evaluate", fail)
+    monkeypatch.setattr("warmstart.run.evaluation.evaluate", fail)
     with pytest.raises(RunError, match=r"^out of memory in the evaluation \(could not create a"):
         warmstart.train([*WORDS, f"out={tmp_path}"])
 

@@ -1,122 +1,34 @@
-"""From a config to a run that is ready to start: the config is read here and in run.py alone."""
+"""From a config to a run that is ready to start; no module below this one sees the whole of it."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
-from warmstart import configs, feed
-from warmstart.callbacks.phases import PhaseSchedule, check_statistics
-from warmstart.cut_models import architecture_of, model_node
-from warmstart.data.augment.pipeline import Augment
-from warmstart.data.dataset import Dataset
+from warmstart import configs
+from warmstart.callbacks.phases import check_statistics
 from warmstart.data.images import Images, Split
-from warmstart.data.preprocess import Preprocess
-from warmstart.data.views import Crops, crops_of
+from warmstart.data.views import crops_of
 from warmstart.errors import ConfigError
-from warmstart.identity import key
 from warmstart.models import layers
 from warmstart.models.architecture import Architecture, Input
 from warmstart.models.init import Autoencoder, Init, Pretrained, known_statistics
-from warmstart.models.skeleton import skeleton
 from warmstart.models.weights import Weights, read_file, resolve
-from warmstart.optim.schedules import Schedule
-from warmstart.origins import WEIGHTS_FILE, check_same_net, named_weights, weights_of_run
-from warmstart.probe_config import NO_STEPS, check_probe, strategy_of
-from warmstart.results.record import Record, read
-from warmstart.scalars import check_scalars, length, scaled_rate
-from warmstart.strategies.phases import Phase
-from warmstart.strategies.probes import Probe
+from warmstart.run import feed
+from warmstart.run.cut_models import architecture_of, model_node
+from warmstart.run.identity import key
+from warmstart.run.origins import check_same_net, named_weights, weights_of_run
+from warmstart.run.plan import Run, model_groups
+from warmstart.run.probe_config import NO_STEPS, check_probe, strategy_of
+from warmstart.run.scalars import check_scalars, length, scaled_rate
 from warmstart.trainer import Hardware
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A run that is ready to start: everything that can be wrong with its config has been checked.
-
-    Attributes:
-        key: Its identity.
-        config: Resolved, with device, steps and intervals filled in.
-        folder: ``OUT/runs/KEY``.
-        dataset: The whole data set.
-        images: With the training subset of this run.
-        input: What the model takes.
-        init: What the weights are before step 0.
-        weights: What to load, or None.
-        source: The run that makes these weights, which must be finished first.
-        crops: Of every image at the final evaluation; None for its centre alone.
-        unlabelled: Images for the pretraining without labels, and their digest; None takes those
-            of the run.
-        probe: What is fitted to features in place of training; None where steps train.
-    """
-
-    key: str
-    config: dict[str, Any]
-    folder: Path
-    hardware: Hardware
-    dataset: Dataset
-    images: Images
-    architecture: Architecture
-    input: Input
-    init: Init
-    weights: Weights | None
-    source: Run | None
-    unlabelled: tuple[Split, str] | None
-    phases: list[Phase]
-    probe: Probe | None
-    schedule: Schedule
-    augment: Augment
-    crops: Crops | None
-
-    @property
-    def steps(self) -> int:
-        return int(self.config["steps"])
-
-    @property
-    def weights_file(self) -> Path:
-        """Where the best weights go."""
-        return self.folder / WEIGHTS_FILE
-
-    @property
-    def origins(self) -> list[str]:
-        """Where the weights come from: their name, then that of their source's weights, ..."""
-        if self.weights is None:
-            return []
-        return [self.weights.origin, *(self.source.origins if self.source else [])]
-
-    def groups(self) -> list[layers.LayerGroup]:
-        """Return the layer groups of its model without numbers."""
-        classes, size = len(self.images.classes), max(self.images.size)
-        return _groups(model_node(self.config), self.input.channels, classes, size)
-
-    def build_model(self) -> torch.nn.Module:
-        """Return the module as its authors' constructor leaves it."""
-        classes = len(self.images.classes)
-        return self.architecture.build(self.input.channels, classes, max(self.images.size))
-
-    def preprocess(self, augment: Augment | None) -> Preprocess:
-        """Return what makes the model's input of stored pixels."""
-        channels_last = self.config["trainer"]["channels_last"]
-        return Preprocess(self.input, augment=augment, channels_last=channels_last)
-
-    def phase_schedule(self, groups: Sequence[layers.LayerGroup]) -> PhaseSchedule:
-        """Return what freezes the groups of the run's model, and sets rates."""
-        return PhaseSchedule(self.phases, self.schedule, groups, lr=self.config["optimizer"]["lr"])
-
-    def finished(self) -> Record | None:
-        """Return the record if the run is finished and what it should keep is there."""
-        record = read(self.folder)
-        if record is None or record.status != "finished":
-            return None
-        kept = self.config["keep"] == "none" or self.weights_file.is_file()
-        return record if kept else None
 
 
 def prepare(cfg: DictConfig | Mapping[str, Any], *, elsewhere: bool = False) -> Run:
@@ -159,7 +71,9 @@ def _prepare(cfg: DictConfig | Mapping[str, Any], chain: tuple[str, ...], elsewh
     phases, probe = strategy_of(config["strategy"], groups=len(layout), steps=steps)
     schedule = configs.build("scheduler", config["scheduler"], steps=max(1, steps))
     configs.build("optimizer", config["optimizer"], [_probe_group()])
-    groups = _groups(model_node(config), wanted.channels, len(images.classes), max(images.size))
+    groups = model_groups(
+        model_node(config), wanted.channels, len(images.classes), max(images.size)
+    )
     check_statistics(phases, groups, known_statistics(init, groups))
     if probe is not None:
         check_probe(probe, config, augment=augment, architecture=architecture, groups=groups)
@@ -252,26 +166,6 @@ def _unlabelled(config: Mapping[str, Any], init: Init, images: Images) -> tuple[
     if not isinstance(init, Autoencoder) or init.unlabelled is None:
         return None
     return feed.unlabelled(str(init.unlabelled), config["store"], max(images.size))
-
-
-@functools.lru_cache(maxsize=8)
-def _groups(node: str, channels: int, classes: int, size: int) -> list[layers.LayerGroup]:
-    """Return the layer groups of a model without numbers: their names and kinds of layers.
-
-    Raises:
-        ConfigError: The model cannot take such images.
-    """
-    architecture = architecture_of(json.loads(node))
-    model = skeleton(lambda: architecture.build(channels, classes, size))
-    try:
-        model.eval()(torch.empty(2, channels, size, size, device="meta"))
-    except RuntimeError as error:  # others than these are of models that need real numbers
-        if any(words in str(error) for words in ("too small", "an't be greater")):
-            raise ConfigError(
-                f"images of {size}x{size} pixels are too small for {architecture.name}; give a "
-                "larger data.size, for example data.size=64"
-            ) from error
-    return layers.layer_groups(model, architecture.layout)
 
 
 def wanted_input(weights: Weights | None, architecture: Architecture) -> Input | None:

@@ -10,19 +10,21 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from warmstart import multiprocess, stack, stopping, store
-from warmstart.beat import Beat, Progress, Report, place
+from warmstart import stopping, store
 from warmstart.callbacks import checkpoint
 from warmstart.errors import ConfigError, RunError
-from warmstart.out_of_memory import (
+from warmstart.ranks import ALONE, Ranks
+from warmstart.results.record import Record
+from warmstart.run import multiprocess, stack
+from warmstart.run.beat import Beat, Progress, Report, place
+from warmstart.run.out_of_memory import (
     OutOfMemory,
     free_memory,
     smaller_micro_batches,
 )
-from warmstart.plan import Run, prepare
-from warmstart.ranks import ALONE, Ranks
-from warmstart.results.record import Record
-from warmstart.stages import conclude, description, ready
+from warmstart.run.plan import Run
+from warmstart.run.preparing import prepare
+from warmstart.run.stages import conclude, description, ready
 from warmstart.trainer import Hardware
 
 _log = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ def execute(run: Run, *, progress: Progress | None = None) -> Record:
     processes that ask for one run make it once.
 
     Args:
-        run: As `warmstart.plan.prepare` returns it.
+        run: As `warmstart.run.preparing.prepare` returns it.
         progress: Called with the finished steps and all steps.
 
     Raises:

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 
 from warmstart import configs
-from warmstart.beat import Report
 from warmstart.callbacks import checkpoint
 from warmstart.callbacks.proof import FreezeProof
 from warmstart.callbacks.ranks import RankSync
 from warmstart.callbacks.recorder import Logger, Recorder
 from warmstart.data.batches import EvalBatches
 from warmstart.models import layers
-from warmstart.out_of_memory import OutOfMemory, is_out_of_memory
-from warmstart.plan import Run
 from warmstart.ranks import ALONE, Ranks
-from warmstart.shortcuts import Shortcuts
+from warmstart.run.beat import Report
+from warmstart.run.out_of_memory import OutOfMemory, is_out_of_memory
+from warmstart.run.plan import Run
+from warmstart.run.shortcuts import Shortcuts
 from warmstart.task import Classification, class_weights
 from warmstart.trainer import ddp
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from warmstart import stopping
-from warmstart.beat import Progress
 from warmstart.callbacks.recorder import Recorder
 from warmstart.data.images import openings
-from warmstart.out_of_memory import evaluation_error, is_out_of_memory
-from warmstart.plan import Run
 from warmstart.predict import OPENINGS, evaluate
 from warmstart.ranks import Ranks
-from warmstart.shortcuts import Shortcuts
+from warmstart.run.beat import Progress
+from warmstart.run.out_of_memory import evaluation_error, is_out_of_memory
+from warmstart.run.plan import Run
+from warmstart.run.shortcuts import Shortcuts
 from warmstart.task import Classification
 
 

@@ -18,7 +18,6 @@ from warmstart.data.batches import EvalBatches, TrainBatches
 from warmstart.data.images import Split
 from warmstart.data.preprocess import Preprocess
 from warmstart.errors import ConfigError
-from warmstart.identity import identity
 from warmstart.models import autoencoder, calibration, layers, schemes, transfer
 from warmstart.models.checkpoints import below_prefix
 from warmstart.models.gabor import gabor_first_layer
@@ -26,9 +25,10 @@ from warmstart.models.heads import last_layer
 from warmstart.models.init import Autoencoder, Pretrained, Scratch, known_statistics
 from warmstart.models.load_report import LoadReport, group_states
 from warmstart.models.residual import zero_gamma
-from warmstart.plan import Run
 from warmstart.randomness import derive
 from warmstart.results.record import RESULT_VERSION
+from warmstart.run.identity import identity
+from warmstart.run.plan import Run
 from warmstart.store import once
 
 # Batches whose average is BatchNorm's statistics under ``init.statistics=data``.

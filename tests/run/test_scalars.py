@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from warmstart.errors import ConfigError
-from warmstart.scalars import check_scalars, gpu_share, length
+from warmstart.run.scalars import check_scalars, gpu_share, length
 
 
 @pytest.fixture
 def config():
     """Return the shipped config, without its groups."""
-    text = (Path(__file__).parents[1] / "conf" / "train.yaml").read_text()
+    text = (Path(__file__).parents[2] / "conf" / "train.yaml").read_text()
     return {**yaml.safe_load(text.replace("${out}", "outputs")), "trainer": {}}
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from warmstart.identity import identity
-from warmstart.plan import Run
 from warmstart.results.metric import Size, size_label, size_phrase, training_size
+from warmstart.run.identity import identity
+from warmstart.run.plan import Run
 
 
 def title(run: Run) -> str:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from warmstart.beat import Report
-from warmstart.caching import Decision, features_of, first_images
 from warmstart.errors import ConfigError
-from warmstart.initial import Initial
 from warmstart.models import layers
 from warmstart.models.cuts import Cut, Tail
-from warmstart.plan import Run
+from warmstart.run.beat import Report
+from warmstart.run.caching import Decision, features_of, first_images
+from warmstart.run.initial import Initial
+from warmstart.run.plan import Run
 from warmstart.strategies.probes import Sample
 
 _log = logging.getLogger(__name__)

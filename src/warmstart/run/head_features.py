@@ -11,7 +11,7 @@ from warmstart.features.batches import EvalFeatures
 from warmstart.models.cuts import Cut, Tail
 from warmstart.optim.samples import Batch
 from warmstart.randomness import derive
-from warmstart.stages import Ready
+from warmstart.run.stages import Ready
 from warmstart.task import seed_noise
 
 

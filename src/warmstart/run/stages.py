@@ -14,8 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from warmstart import configs, environment
-from warmstart.beat import Progress, Report
-from warmstart.caching import decide, decide_like
 from warmstart.callbacks import checkpoint
 from warmstart.callbacks.phases import check_statistics
 from warmstart.callbacks.recorder import Logger
@@ -23,20 +21,22 @@ from warmstart.data.batches import TrainBatches
 from warmstart.data.images import openings
 from warmstart.digests import tensors_digest
 from warmstart.errors import RunError
-from warmstart.evaluation import evaluation
-from warmstart.feed import train_batches
-from warmstart.fit import fit
-from warmstart.identity import identity
-from warmstart.initial import Initial, initial_model
-from warmstart.labels import labels, title
 from warmstart.models import layers
 from warmstart.models.weights import save
-from warmstart.plan import Run
 from warmstart.predict import OPENINGS
-from warmstart.probing import FittedModel, fit_head
 from warmstart.ranks import ALONE, Ranks
 from warmstart.results.record import Record
-from warmstart.shortcuts import Shortcuts
+from warmstart.run.beat import Progress, Report
+from warmstart.run.caching import decide, decide_like
+from warmstart.run.evaluation import evaluation
+from warmstart.run.feed import train_batches
+from warmstart.run.fit import fit
+from warmstart.run.identity import identity
+from warmstart.run.initial import Initial, initial_model
+from warmstart.run.labels import labels, title
+from warmstart.run.plan import Run
+from warmstart.run.probing import FittedModel, fit_head
+from warmstart.run.shortcuts import Shortcuts
 
 _log = logging.getLogger(__name__)
 

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from warmstart.beat import Progress
 from warmstart.data.images import Split
 from warmstart.errors import ConfigError
 from warmstart.features.entries import KIND
@@ -28,8 +27,9 @@ from warmstart.models.activations import same_modes
 from warmstart.models.cuts import Cut, NoCut, Tail, frozen_cut, group_cut
 from warmstart.models.layers import LayerGroup
 from warmstart.models.pooling import Pooling
-from warmstart.obstacles import standing_reason
-from warmstart.plan import Run
+from warmstart.run.beat import Progress
+from warmstart.run.obstacles import standing_reason
+from warmstart.run.plan import Run
 from warmstart.strategies.phases import Phase
 
 # So many images show where a model can be cut.

@@ -12,16 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from warmstart import stack, stopping, store
-from warmstart.beat import Beat, Progress, place
+from warmstart import stopping, store
 from warmstart.callbacks import checkpoint
-from warmstart.identity import identity
-from warmstart.obstacles import standing_reason
-from warmstart.plan import Run
 from warmstart.results.record import Record
-from warmstart.run import execute, record_failure, with_enough_memory
-from warmstart.stack import Trainee
-from warmstart.stages import Ready, conclude, ready
+from warmstart.run import stack
+from warmstart.run.beat import Beat, Progress, place
+from warmstart.run.execution import execute, record_failure, with_enough_memory
+from warmstart.run.identity import identity
+from warmstart.run.obstacles import standing_reason
+from warmstart.run.plan import Run
+from warmstart.run.stack import Trainee
+from warmstart.run.stages import Ready, conclude, ready
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def execute_together(runs: Sequence[Run], *, progress: Progress | None = None) -
     Those that turn out not to share their frozen layers come one after the other.
 
     Args:
-        runs: As `warmstart.plan.prepare` returns them.
+        runs: As `warmstart.run.preparing.prepare` returns them.
         progress: Called with the finished steps and all steps.
 
     Raises:

@@ -18,12 +18,13 @@ from tiny import write_configs
 from warmstart.cli import main
 from warmstart.data.preprocess import Preprocess
 from warmstart.errors import ConfigError
-from warmstart.initial import initial_model
 from warmstart.models.neighbours import Neighbours
-from warmstart.plan import Run, prepare
 from warmstart.preview import preview
 from warmstart.preview_table import show
 from warmstart.results.record import Record
+from warmstart.run.initial import initial_model
+from warmstart.run.plan import Run
+from warmstart.run.preparing import prepare
 
 PROBES = ("svm", "logistic", "ridge", "nearest_mean", "knn")
 WORDS = ["init=pretrained", "init.weights=source:tiny", "trainer=cpu", "data.per_class=8"]

@@ -14,9 +14,10 @@ from processes import start, trained
 from tiny import write_configs
 from warmstart import Record
 from warmstart.errors import ConfigError
-from warmstart.initial import initial_model
 from warmstart.models.layers import LayerGroup
-from warmstart.plan import Run, prepare
+from warmstart.run.initial import initial_model
+from warmstart.run.plan import Run
+from warmstart.run.preparing import prepare
 
 DIGITS = ["steps=3", "data.per_class=4", "batch_size=16", "trainer=cpu"]
 TINY = "init.weights=source:tiny"
@@ -102,7 +103,7 @@ def test_the_threads_of_the_process_do_not_matter(words: list[str], bench: Bench
 def test_the_random_stream_of_the_caller_is_left_alone(option: str, bench: Bench) -> None:
     run = bench.prepare(f"init={option}", *([TINY] if option == "class_means" else []))
     if run.source is not None:
-        warmstart.run.execute(run.source)
+        warmstart.run.execution.execute(run.source)
     torch.manual_seed(5)
     before = torch.get_rng_state()
     initial_model(run)
@@ -113,7 +114,7 @@ class TestTakenOver:
     def test_only_the_first_groups_are_those_of_the_source(self, bench: Bench) -> None:
         run = bench.prepare("init=first_k", "init.groups=3", TINY)
         assert run.source is not None
-        warmstart.run.execute(run.source)
+        warmstart.run.execution.execute(run.source)
         theirs = load_file(run.source.weights_file)
         ours = initial_model(run).model.state_dict()
         same = {name.split(".")[0] for name in ours if torch.equal(ours[name], theirs[name])}
@@ -145,7 +146,7 @@ class TestTakenOver:
     def ready(bench: Bench, *words: str) -> Run:
         run = bench.prepare(*words)
         assert run.source is not None
-        warmstart.run.execute(run.source)
+        warmstart.run.execution.execute(run.source)
         return run
 
 
@@ -201,7 +202,7 @@ class TestOrigins:
     def test_a_run_that_is_in_the_store_too(self, bench: Bench) -> None:
         words = ["source=tiny", f"store={bench.out}"]
         cfg = warmstart.compose([*words, f"out={bench.out}"], config_dirs=[str(bench.configs)])
-        key = warmstart.run.execute(prepare(cfg)).key
+        key = warmstart.run.execution.execute(prepare(cfg)).key
         loaded = bench.prepare("init=pretrained", f"init.weights=run:{key}", f"store={bench.out}")
         assert loaded.weights is not None
         assert loaded.weights.digest == key

@@ -21,9 +21,9 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from warmstart import stopping
-from warmstart.beat import Report
 from warmstart.errors import ConfigError, RunError
 from warmstart.ranks import Ranks, joined, meeting_point
+from warmstart.run.beat import Report
 
 _LOOK_SECONDS = 0.2  # between two looks whether the run was asked to stop
 _GRACE_SECONDS = 1.0  # in which the reason of a failure may come after its consequences

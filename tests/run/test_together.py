@@ -14,13 +14,14 @@ import warmstart
 from tiny import write_configs
 from warmstart import Record, RunError, stopping
 from warmstart.callbacks import checkpoint
-from warmstart.lockstep import Lockstep
 from warmstart.optim.samples import Batch
 from warmstart.optim.stacked import Stack
-from warmstart.plan import Run, prepare
 from warmstart.results import state
-from warmstart.run import execute
-from warmstart.together import Results, execute_together, stack_key
+from warmstart.run.execution import execute
+from warmstart.run.lockstep import Lockstep
+from warmstart.run.plan import Run
+from warmstart.run.preparing import prepare
+from warmstart.run.together import Results, execute_together, stack_key
 
 BASE = ["arm=short/probe", "steps=40", "batch_size=16", "val_every_steps=10", "log_every_steps=4"]
 CELLS = [
@@ -88,7 +89,7 @@ def test_they_train_without_lightning(
     found = runs(configs, tmp_path)
     assert found[0].source is not None
     execute(found[0].source)
-    monkeypatch.setattr("warmstart.fit._train", lambda *args: pytest.fail("Lightning trains"))
+    monkeypatch.setattr("warmstart.run.fit._train", lambda *args: pytest.fail("Lightning trains"))
     run, taken = Stack.run, []
 
     def count(stack: Stack, batches: Sequence[Sequence[Batch]], **options: Any) -> None:

@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from warmstart.callbacks.phases import batchnorm_eval
 from warmstart.models.layers import LayerGroup
-from warmstart.plan import Run
+from warmstart.run.plan import Run
 
 
 def standing_reason(run: Run, groups: Sequence[LayerGroup], number: int) -> str | None:

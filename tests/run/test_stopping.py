@@ -20,10 +20,11 @@ from tiny import write_configs
 from warmstart import Record, stopping
 from warmstart.callbacks import checkpoint
 from warmstart.data.batches import Batch
-from warmstart.plan import Run, prepare
 from warmstart.results import state
 from warmstart.results.record import read
-from warmstart.run import execute
+from warmstart.run.execution import execute
+from warmstart.run.plan import Run
+from warmstart.run.preparing import prepare
 from warmstart.task import Classification
 
 # Checkpoints are written on request alone.

@@ -18,16 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from warmstart import configs, stopping
-from warmstart.beat import Report
 from warmstart.callbacks import checkpoint
 from warmstart.callbacks.proof import FreezeProof
 from warmstart.errors import RunError
-from warmstart.head_features import Reach, batches, stored_at, validation
-from warmstart.lockstep import Course, Lockstep, Plan, Stream
 from warmstart.optim.stacked import Member
 from warmstart.optim.stacked_updates import Update, update_of
-from warmstart.out_of_memory import OutOfMemory, free_memory, is_out_of_memory
-from warmstart.stages import Ready
+from warmstart.run.beat import Report
+from warmstart.run.head_features import Reach, batches, stored_at, validation
+from warmstart.run.lockstep import Course, Lockstep, Plan, Stream
+from warmstart.run.out_of_memory import OutOfMemory, free_memory, is_out_of_memory
+from warmstart.run.stages import Ready
 from warmstart.task import class_weights
 
 _log = logging.getLogger(__name__)
