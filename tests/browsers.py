@@ -45,6 +45,8 @@ def opened(browser, path: Path) -> tuple[list[str], list[str]]:
         event["params"]["request"]["url"]
         for event in events
         if event["method"] == "Network.requestWillBeSent"
+        # The browser's own first page, which on a busy machine is still loading.
+        and not event["params"]["request"]["url"].startswith("chrome://")
     ]
     listed = browser.execute_script(
         "return performance.getEntriesByType('resource').map(entry => entry.name)"

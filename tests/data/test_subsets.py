@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from warmstart.data.subsets import equal_folds, nested_share, nested_subset, stratified_split
@@ -24,13 +24,19 @@ def test_the_parts_of_a_split_hold_every_index_once(labels, shares, seed):
 
 
 @given(labels_of_three, fractions, seeds)
+@example(np.array([0, 1, 2, 2, 2]), [0.3125], 0)
 def test_every_class_is_cut_at_its_own_share(labels, shares, seed):
     parts = stratified_split(labels, shares, seed=seed)
     for label in range(3):
         total = int((labels == label).sum())
-        for part, share in zip(parts, shares, strict=False):
+        counts = [int((labels[part] == label).sum()) for part in parts]
+        if total * min(shares) < 1:
+            # It takes turns with other small classes, and may pay for some that have no image left.
+            assert counts[-1] >= min(1, total)
+            continue
+        for count, share in zip(counts, shares, strict=False):
             # Both edges of a part are rounded to whole images: each is off by half at most.
-            assert abs(int((labels[part] == label).sum()) - share * total) <= 1
+            assert abs(count - share * total) <= 1
 
 
 @given(
