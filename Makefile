@@ -69,7 +69,8 @@ $(READY): pyproject.toml constraints.txt
 	fi
 	@echo "Installing warmstart and its pinned dependencies with $(if $(UV),uv,pip) (a minute or more the first time)"
 ifneq ($(UV),)
-	@$(UV) pip install --quiet --python $(BIN)/python \
+	@# Compiled now, or every process would do it anew where Python may keep no bytecode.
+	@$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode \
 	    --constraints constraints.txt --build-constraints constraints.txt --editable '.[dev]'
 else
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
