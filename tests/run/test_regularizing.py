@@ -74,6 +74,9 @@ def test_no_regularization_is_no_part_of_a_key(out: Path, tiny: str) -> None:
     keys = [run_of(out, tiny, f"regularization.{word}").key for word in ("l2=0.1", "dropout=0.0")]
     assert len({plain.key, *keys}) == 3
     assert regularization_of(identity(plain.config)).given == {}
+    given = identity(run_of(out, tiny, "regularization.dropout={head: 0.5}").config)
+    assert given["regularization"] == {"dropout": {"head": 0.5}}, "the others are as ever"
+    assert regularization_of(given).given == {"dropout": {"head": 0.5}}
 
 
 def test_l2_is_the_weight_decay_of_sgd(out: Path, tiny: str) -> None:

@@ -49,12 +49,14 @@ NOT_IDENTITY = (
 
 # Keys that came later, with the value at which all is as it was before: there they are left out,
 # so that finished runs stay valid.
+_NO_REGULARIZATION = {
+    "_target_": f"{Regularization.__module__}.{Regularization.__qualname__}",
+    **dataclasses.asdict(Regularization()),
+}
 NEUTRAL: dict[str, Any] = {
     "accumulate": 1,
-    "regularization": {
-        "_target_": f"{Regularization.__module__}.{Regularization.__qualname__}",
-        **dataclasses.asdict(Regularization()),
-    },
+    "regularization": _NO_REGULARIZATION,
+    **{f"regularization.{name}": value for name, value in _NO_REGULARIZATION.items()},
     "trainer.devices": 1,
     "trainer.sync_batchnorm": False,
 }

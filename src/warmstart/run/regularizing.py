@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from warmstart import configs
 from warmstart.errors import ConfigError
 from warmstart.models.init import Init, Pretrained
 from warmstart.models.layers import LayerGroup
@@ -19,7 +17,7 @@ _OF_THE_GRADIENT = ("l2", "l1", "l2_sp", "l2_sp_head", "clip_norm", "clip_value"
 
 
 def regularization_of(config: Mapping[str, Any]) -> Regularization:
-    """Return the regularization of a run's config; none for one that says nothing of it.
+    """Return the regularization of a run's config, or of a record's, which holds what is given.
 
     Raises:
         ConfigError: A value cannot be.
@@ -27,19 +25,14 @@ def regularization_of(config: Mapping[str, Any]) -> Regularization:
     node = config.get("regularization")
     if node is None:
         return Regularization()
-    found: Regularization = configs.build("regularization", node)
-    return found
+    return Regularization(**{name: value for name, value in node.items() if name != "_target_"})
 
 
 def model_part(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the node of a config's regularization with what changes the model; empty for none."""
     options = regularization_of(config)
     found = {name: value for name, value in options.given.items() if name in OF_THE_MODEL}
-    if not found:
-        return {}
-    target = {"_target_": f"{Regularization.__module__}.{Regularization.__qualname__}"}
-    node: dict[str, Any] = json.loads(json.dumps(target | found))
-    return {"regularization": node}
+    return {"regularization": found} if found else {}
 
 
 def check_transfer(
