@@ -111,10 +111,19 @@ def test_frozen_groups_stay_bit_for_bit(out: Path, tiny: str) -> None:
     assert record.status == "finished"
 
 
-@pytest.mark.parametrize("step", [3, 8])
-def test_a_stopped_run_goes_on_as_if_unbroken(step: int, tiny: str, tmp_path: Path) -> None:
-    words = [*PRETRAINED, *ALL, "accumulate=2"]
-    run = run_of(tmp_path, tiny, *words)
+RESUMED = [*PRETRAINED, *ALL, "accumulate=2"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(out: Path, tiny: str) -> Record:
+    return execute(run_of(out, tiny, *RESUMED))
+
+
+@pytest.mark.parametrize("step", [3, 8])  # between validations, and right after one
+def test_a_stopped_run_goes_on_as_if_unbroken(
+    step: int, unbroken: Record, tiny: str, tmp_path: Path
+) -> None:
+    run = run_of(tmp_path, tiny, *RESUMED)
 
     def progress(done: int, steps: int) -> None:
         if (done, steps) == (step, 12):
@@ -126,7 +135,6 @@ def test_a_stopped_run_goes_on_as_if_unbroken(step: int, tiny: str, tmp_path: Pa
     assert found is not None
     assert found["step"] == step
     stopping.clear()
-    unbroken = execute(run_of(tmp_path / "unbroken", tiny, *words))
     assert bare(execute(run)) == bare(unbroken)
 
 
