@@ -47,12 +47,12 @@ NOT_IDENTITY = (
     "trainer.workers",
 )
 
-# Keys that came later, with the value at which all is as it was before: there they are left out,
-# so that finished runs stay valid.
 _NO_REGULARIZATION = {
     "_target_": f"{Regularization.__module__}.{Regularization.__qualname__}",
     **dataclasses.asdict(Regularization()),
 }
+# Keys that came later, with the value at which all is as it was before: there they are left out,
+# so that finished runs stay valid.
 NEUTRAL: dict[str, Any] = {
     "accumulate": 1,
     "regularization": _NO_REGULARIZATION,
