@@ -27,7 +27,10 @@ from warmstart.sweep import Cell, Composer, grid
 
 CONF = folder()
 # Groups whose options are tried one by one; the others have tests of their own below.
-PLAIN = ("augment", "init", "logger", "model", "optimizer", "scheduler", "strategy")
+PLAIN = (
+    *("augment", "init", "logger", "model", "optimizer", "regularization", "scheduler"),
+    "strategy",
+)
 
 # Strategies without steps.
 PROBES = ("knn", "logistic", "nearest_mean", "ridge", "svm")
@@ -108,6 +111,11 @@ def test_option_takes_a_step(group: str, option: str, base: Path, tmp_path: Path
     extra = {
         "wandb": ["logger.mode=offline"],
         "autoencoder": ["init.steps_per_group=1"],
+        "l2_sp": ["init=pretrained"],
+        # Of small nets, those with residual blocks take colours.
+        "stochastic_depth": [
+            *("model=resnet20", "data=image_folder", f"data.root={base / 'images'}"),
+        ],
     }.get(option, [])
     record = train(base, "steps=1", f"{group}={option}", *more, *extra)
     assert record.choices[group] == option

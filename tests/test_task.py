@@ -334,3 +334,34 @@ class Rounding(Fixed):
     def forward(self, x):
         logits = super().forward(x)
         return logits.bfloat16() if self.half_precision else logits
+
+
+@pytest.mark.parametrize("weights", [None, [3.0, 0.5]])
+def test_smoothed_labels_by_hand(weights):
+    task = classification(
+        Fixed(torch.zeros(2)),
+        classes=2,
+        label_smoothing=0.2,
+        class_weights=None if weights is None else torch.tensor(weights),
+        auxiliary_weight=0.25,
+    )
+    loss = task.train().training_step(constant_batch([0, 0, 1]), 0)
+    # Of two classes the right one keeps 1 - 0.2 / 2 = 0.9, and the other has 0.1.
+    of_zero, of_one = weights or (1, 1)
+    masses = [(0.9, 0.1), (0.9, 0.1), (0.1, 0.9)]
+    main = np.mean([a * of_zero * LOSSES[0] + b * of_one * LOSSES[1] for a, b in masses])
+    auxiliary = np.mean([(a * of_zero + b * of_one) * np.log(2) for a, b in masses])
+    assert loss.item() == pytest.approx(main + 0.25 * auxiliary)
+    # Validation asks for the labels.
+    task.eval().on_validation_epoch_start()
+    task.validation_step(constant_batch([0, 0, 1]), 0)
+    assert task.val_sums[0].item() == pytest.approx(2 * LOSSES[0] + LOSSES[1])
+
+
+def test_mixed_and_smoothed_targets_by_hand():
+    task = classification(Fixed(), classes=2, mix=halves, label_smoothing=0.2)
+    loss = task.train().training_step(constant_batch([0, 0, 1]), 0)
+    # (1/2, 1/2), (1, 0) and (1/2, 1/2), of which 0.2 is spread evenly.
+    masses = [(0.5, 0.5), (0.9, 0.1), (0.5, 0.5)]
+    expected = np.mean([a * LOSSES[0] + b * LOSSES[1] for a, b in masses])
+    assert loss.item() == pytest.approx(expected)

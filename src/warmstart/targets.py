@@ -21,6 +21,7 @@ TARGETS = {
     "strategy": "warmstart.strategies.",
     "optimizer": "warmstart.optim.optimizers.",
     "scheduler": "warmstart.optim.schedules.",
+    "regularization": "warmstart.optim.regularization.",
     "trainer": "warmstart.trainer.",
     "logger": "warmstart.callbacks.",
 }

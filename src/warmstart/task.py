@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from warmstart.data.batches import Batch
 from warmstart.data.preprocess import Preprocess
+from warmstart.optim.penalties import GradientRegularizer
 from warmstart.randomness import derive
 from warmstart.ranks import ALONE, Ranks
 
@@ -52,6 +53,8 @@ class Classification(pl.LightningModule):
         mix: Mixes the images of a training batch, and their labels; None leaves them.
         class_weights: float32 [classes], as `class_weights` returns them; None for ones.
         auxiliary_weight: Factor on the loss of each auxiliary classifier; 0 leaves them out.
+        label_smoothing: Share of each target that is spread over all classes, in training.
+        gradients: Changes the gradients before the optimizer's step; None leaves them.
         tail_at: What takes the batches of a step, and of the validation after it.
         accumulate: Micro-batches into which the batch of a step is cut: their gradients add up to
             the whole batch's, with the memory of one. BatchNorm normalizes each by itself, and
@@ -75,6 +78,8 @@ class Classification(pl.LightningModule):
         mix: Mix | None = None,
         class_weights: Tensor | None = None,
         auxiliary_weight: float = 0.0,
+        label_smoothing: float = 0.0,
+        gradients: GradientRegularizer | None = None,
         tail_at: TailAt = no_tail,
         accumulate: int = 1,
         ranks: Ranks = ALONE,
@@ -89,6 +94,8 @@ class Classification(pl.LightningModule):
         self.mix = mix
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.auxiliary_weight = auxiliary_weight
+        self.label_smoothing = label_smoothing
+        self.gradients = gradients
         self.accumulate = accumulate
         self.first_step = first_step
         self.last_step = max(0, first_step - 1)
@@ -165,14 +172,34 @@ class Classification(pl.LightningModule):
         """Return the mean loss of some images, and count them."""
         output = net(x)
         logits, *auxiliary = (output,) if isinstance(output, Tensor) else output
-        loss = _cross_entropy(logits, targets, self.class_weights)
+        loss = self._cross_entropy(logits, targets)
         _add(self.train_sums, loss.detach(), logits.detach(), targets)
         if self.auxiliary_weight:
             for other in auxiliary:
                 if other is not None:
-                    own = _cross_entropy(other, targets, self.class_weights)
-                    loss = loss + self.auxiliary_weight * own
+                    loss = loss + self.auxiliary_weight * self._cross_entropy(other, targets)
         return loss
+
+    def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
+        weights, smoothing = self.class_weights, self.label_smoothing
+        if weights is None or targets.is_floating_point():
+            return F.cross_entropy(logits, targets, weight=weights, label_smoothing=smoothing)
+        # The mean of torch divides by the samples for masses, but by their weights for labels.
+        total = F.cross_entropy(
+            logits, targets, weight=weights, reduction="sum", label_smoothing=smoothing
+        )
+        return total / len(targets)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.gradients is not None:
+            self.gradients.penalize()
+
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, *of_the_trainer: Any, **options: Any
+    ) -> None:
+        # Lightning calls it after the hook above: what is clipped holds the penalties.
+        if self.gradients is not None:
+            self.gradients.clip()
 
     def on_validation_epoch_start(self) -> None:
         self.val_sums = torch.zeros(3, device=self.device)
@@ -206,13 +233,6 @@ def class_weights(labels: np.ndarray, classes: int) -> Tensor:
     """
     counts = np.bincount(labels, minlength=classes)
     return torch.from_numpy(len(labels) / (classes * counts)).float()
-
-
-def _cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-    if weights is None or targets.is_floating_point():
-        return F.cross_entropy(logits, targets, weight=weights)
-    # The mean of torch divides by the samples for masses, but by their weights for labels.
-    return F.cross_entropy(logits, targets, weight=weights, reduction="sum") / len(targets)
 
 
 def _add(sums: Tensor, mean_loss: Tensor, logits: Tensor, targets: Tensor) -> None:

@@ -13,6 +13,7 @@ import functools
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import stochastic_depth
 
 from warmstart.errors import ConfigError
 from warmstart.models.architecture import Architecture, Input
@@ -57,7 +58,16 @@ def _layout(blocks: int, granularity: str) -> Layout:
     return layout(model, ["linear"], trace(model, size=32), granularity=granularity)
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
+    """A residual block.
+
+    Attributes:
+        drop_rate: For how many images of a batch, as a share, its branch is left out in training
+            (stochastic depth).
+    """
+
+    drop_rate = 0.0
+
     def __init__(self, before: int, width: int) -> None:
         super().__init__()
         self.stride = 1 if before == width else 2
@@ -67,8 +77,11 @@ class _Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [n, before, h, w] to [n, width, h / stride, w / stride]."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
+        if self.drop_rate:
+            out = stochastic_depth(out, self.drop_rate, "row", self.training)
         if self.stride != 1:
             new = out.shape[1] - x.shape[1]
             # Option A centres the old channels among the new zeros.
@@ -83,8 +96,8 @@ class _CifarResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(_WIDTHS[0])
         before = _WIDTHS[0]
         for index, width in enumerate(_WIDTHS, start=1):
-            stage = nn.Sequential(_Block(before, width))
-            stage.extend(_Block(width, width) for _ in range(blocks - 1))
+            stage = nn.Sequential(Block(before, width))
+            stage.extend(Block(width, width) for _ in range(blocks - 1))
             self.add_module(f"layer{index}", stage)
             before = width
         self.linear = nn.Linear(before, classes)

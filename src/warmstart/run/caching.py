@@ -247,8 +247,10 @@ def _key(
     exact = ("accelerator", "precision", "channels_last", "deterministic", "threads")
     # Where its weights are from, and how it is cut into groups, is nothing to a forward pass.
     outside = ("weights", "channels", "granularity")
-    group = run.config["group"]
+    group, pooled = run.config["group"], run.regularization.fractional_max_pool
     shorter = {} if group is None else {"group": group, "pool": run.config["features"]["pool"]}
+    # The one regularization that is felt in evaluation.
+    shorter |= {"fractional_max_pool": True} if pooled else {}
     return feature_key(
         prefix=prefix_digest(model, cut, first_images(run, model)),
         cut=cut,

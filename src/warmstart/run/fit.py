@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -16,10 +16,12 @@ from warmstart.callbacks.ranks import RankSync
 from warmstart.callbacks.recorder import Logger, Recorder
 from warmstart.data.batches import EvalBatches
 from warmstart.models import layers
+from warmstart.optim.penalties import GradientRegularizer
 from warmstart.ranks import ALONE, Ranks
 from warmstart.run.beat import Report
 from warmstart.run.out_of_memory import OutOfMemory, is_out_of_memory
 from warmstart.run.plan import Run
+from warmstart.run.regularizing import gradients_of
 from warmstart.run.shortcuts import Shortcuts
 from warmstart.task import Classification, class_weights
 from warmstart.trainer import ddp
@@ -38,6 +40,7 @@ def fit(
     accumulated: int = 0,
     ranks: Ranks = ALONE,
     trained: dict[str, Any] | None = None,
+    fresh: Collection[str] = (),
 ) -> tuple[Classification, Recorder, list[float]]:
     """Train from the newest checkpoint, or from the start, to the last step.
 
@@ -53,6 +56,7 @@ def fit(
         ranks: This process among those of the run.
         trained: The state after the last step, as a checkpoint holds it, where something else has
             trained.
+        fresh: Names of the tensors that did not come from pretrained weights.
 
     Returns:
         The task, with the weights after the last step; what was recorded; and the divergence of
@@ -68,7 +72,9 @@ def fit(
         _log.info("going on after step %d of %d", resume["step"], run.steps)
         accumulated = resume.get("accumulated", 0)  # a checkpoint of an older version has none
     micro = accumulated or run.config["accumulate"]
-    task = _task(run, model, groups, shortcuts, resume, micro, ranks)
+    # Before a checkpoint is loaded: the model is that before step 0.
+    gradients = gradients_of(run.config, groups, fresh=fresh)
+    task = _task(run, model, gradients, groups, shortcuts, resume, micro, ranks)
     recorder = Recorder(
         run.folder,
         steps=run.steps,
@@ -133,6 +139,7 @@ def _train(
 def _task(
     run: Run,
     model: torch.nn.Module,
+    gradients: GradientRegularizer | None,
     groups: list[layers.LayerGroup],
     shortcuts: Shortcuts,
     resume: dict[str, Any] | None,
@@ -151,6 +158,8 @@ def _task(
         mix=run.augment.mix,
         class_weights=class_weights(run.images.train.labels, classes) if weighted else None,
         auxiliary_weight=run.architecture.auxiliary_weight,
+        label_smoothing=run.regularization.label_smoothing,
+        gradients=gradients,
         tail_at=shortcuts.tail_at,
         accumulate=accumulate,
         ranks=ranks,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
+from warmstart.optim.regularization import Regularization
 from warmstart.results.record import RESULT_VERSION
 
 # Keys of the config that cannot change a result, or whose effect a digest stands for.
@@ -45,9 +47,19 @@ NOT_IDENTITY = (
     "trainer.workers",
 )
 
+_NO_REGULARIZATION = {
+    "_target_": f"{Regularization.__module__}.{Regularization.__qualname__}",
+    **dataclasses.asdict(Regularization()),
+}
 # Keys that came later, with the value at which all is as it was before: there they are left out,
 # so that finished runs stay valid.
-NEUTRAL = {"accumulate": 1, "trainer.devices": 1, "trainer.sync_batchnorm": False}
+NEUTRAL: dict[str, Any] = {
+    "accumulate": 1,
+    "regularization": _NO_REGULARIZATION,
+    **{f"regularization.{name}": value for name, value in _NO_REGULARIZATION.items()},
+    "trainer.devices": 1,
+    "trainer.sync_batchnorm": False,
+}
 
 
 # Keys that have no effect on a probe, which takes no steps.

@@ -29,6 +29,7 @@ from warmstart.randomness import derive
 from warmstart.results.record import RESULT_VERSION
 from warmstart.run.identity import identity
 from warmstart.run.plan import Run
+from warmstart.run.regularizing import model_part
 from warmstart.store import once
 
 # Batches whose average is BatchNorm's statistics under ``init.statistics=data``.
@@ -212,6 +213,7 @@ def _pretrain(
         "shrink": run.config["data"]["shrink"],
         "group": [run.config["group"], run.config["features"]["pool"]],
         "version": RESULT_VERSION,
+        **model_part(run.config),
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     folder, key = Path(run.config["store"]) / "autoencoders", digest[:16]

@@ -23,10 +23,12 @@ from warmstart.models.architecture import Architecture, Input
 from warmstart.models.init import Init
 from warmstart.models.skeleton import skeleton
 from warmstart.models.weights import Weights
+from warmstart.optim.regularization import Regularization
 from warmstart.optim.schedules import Schedule
 from warmstart.results.record import Record, read
 from warmstart.run.cut_models import architecture_of, model_node
 from warmstart.run.origins import WEIGHTS_FILE
+from warmstart.run.regularizing import regularization_of
 from warmstart.strategies.phases import Phase
 from warmstart.strategies.probes import Probe
 from warmstart.trainer import Hardware
@@ -85,6 +87,11 @@ class Run:
         if self.weights is None:
             return []
         return [self.weights.origin, *(self.source.origins if self.source else [])]
+
+    @property
+    def regularization(self) -> Regularization:
+        """What keeps it from fitting its training images alone."""
+        return regularization_of(self.config)
 
     def groups(self) -> list[layers.LayerGroup]:
         """Return the layer groups of its model without numbers."""

@@ -27,6 +27,7 @@ from warmstart.run.identity import key
 from warmstart.run.origins import check_same_net, named_weights, weights_of_run
 from warmstart.run.plan import Run, model_groups
 from warmstart.run.probe_config import NO_STEPS, check_probe, strategy_of
+from warmstart.run.regularizing import check_transfer, regularization_of
 from warmstart.run.scalars import check_scalars, length, scaled_rate
 from warmstart.trainer import Hardware
 
@@ -75,6 +76,7 @@ def _prepare(cfg: DictConfig | Mapping[str, Any], chain: tuple[str, ...], elsewh
         model_node(config), wanted.channels, len(images.classes), max(images.size)
     )
     check_statistics(phases, groups, known_statistics(init, groups))
+    check_transfer(regularization_of(config), init, groups, phases)
     if probe is not None:
         check_probe(probe, config, augment=augment, architecture=architecture, groups=groups)
         config |= NO_STEPS

@@ -12,6 +12,7 @@ from warmstart.data.augment.pipeline import Augment
 from warmstart.errors import ConfigError
 from warmstart.models.architecture import Architecture
 from warmstart.models.layers import LayerGroup
+from warmstart.run.regularizing import regularization_of
 from warmstart.strategies.phases import Phase
 from warmstart.strategies.probes import Probe, Ridge
 
@@ -68,6 +69,12 @@ def check_probe(
     if config["balance"] != "none":
         raise ConfigError(
             f"balance={config['balance']}, but {name} weighs every image alike; give balance=none"
+        )
+    given = ", ".join(f"{key}={value}" for key, value in regularization_of(config).given.items())
+    if given:
+        raise ConfigError(
+            f"regularization gives {given}, but {name} takes no steps, which is where it "
+            "would work; give regularization=none"
         )
     devices = config["trainer"].get("devices", 1)
     if devices > 1:

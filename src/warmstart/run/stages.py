@@ -131,6 +131,7 @@ def conclude(
         accumulated=accumulated,
         ranks=ranks,
         trained=trained,
+        fresh=ready.initial[0].get("fresh", ()),
     )
     timing = {"train_seconds": recorder.seconds + fitted.seconds, "curves": _seconds(recorder.rows)}
     if recorder.best is not None:
