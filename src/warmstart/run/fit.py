@@ -21,7 +21,7 @@ from warmstart.run.beat import Report
 from warmstart.run.out_of_memory import OutOfMemory, is_out_of_memory
 from warmstart.run.plan import Run
 from warmstart.run.shortcuts import Shortcuts
-from warmstart.task import Classification, class_weights
+from warmstart.task import Classification, TailAt, class_weights
 from warmstart.trainer import ddp
 
 _log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def fit(
         _log.info("going on after step %d of %d", resume["step"], run.steps)
         accumulated = resume.get("accumulated", 0)  # a checkpoint of an older version has none
     micro = accumulated or run.config["accumulate"]
-    task = _task(run, model, groups, shortcuts, resume, micro, ranks)
+    task = task_of(run, model, groups, shortcuts.tail_at, resume, micro, ranks)
     recorder = Recorder(
         run.folder,
         steps=run.steps,
@@ -130,15 +130,16 @@ def _train(
     return divergence
 
 
-def _task(
+def task_of(
     run: Run,
     model: torch.nn.Module,
     groups: list[layers.LayerGroup],
-    shortcuts: Shortcuts,
+    tail_at: TailAt,
     resume: dict[str, Any] | None,
     accumulate: int,
-    ranks: Ranks,
+    ranks: Ranks = ALONE,
 ) -> Classification:
+    """Return what trains the model of a run; see `fit` and `Classification`."""
     if resume is not None:
         model.load_state_dict(resume["model"])
     classes, weighted = len(run.images.classes), run.config["balance"] == "loss"
@@ -151,7 +152,7 @@ def _task(
         mix=run.augment.mix,
         class_weights=class_weights(run.images.train.labels, classes) if weighted else None,
         auxiliary_weight=run.architecture.auxiliary_weight,
-        tail_at=shortcuts.tail_at,
+        tail_at=tail_at,
         accumulate=accumulate,
         ranks=ranks,
         first_step=resume["step"] if resume else 0,
