@@ -267,7 +267,7 @@ class TestCompletion:
         return [line.split() for line in result.stdout.splitlines()]
 
     def test_completes_behind_the_subcommand(self, script: str) -> None:
-        command, key, option, comparison, later, looked, ranked, data = self.complete(
+        command, key, option, comparison, later, looked, checked, ranked, data = self.complete(
             script,
             "warmstart tr",
             "warmstart train mod",
@@ -275,6 +275,7 @@ class TestCompletion:
             "warmstart compare comparison=dig",
             "warmstart train model=resnet20 strategy=lin",
             "warmstart look augment=crop_f",
+            "warmstart check augment=crop_f",
             "warmstart rank augment=crop_f",
             "warmstart train data=",
         )
@@ -283,7 +284,7 @@ class TestCompletion:
         assert {"model=resnet20", "model=small_cnn"} <= set(option)
         assert "comparison=digits" in comparison
         assert later == ["strategy=linear_probe"]
-        assert looked == ranked == ["augment=crop_flip"]
+        assert looked == checked == ranked == ["augment=crop_flip"]
         assert "data=digits" in data
         assert "data=_shared" not in data
 
