@@ -138,6 +138,13 @@ def test_normalization_is_missing(check: Any, tmp_path: Path, out: Path) -> None
     assert "normalization is missing" in sentences["input"]
 
 
+def test_a_rate_of_zero(check: Any) -> None:
+    code, _, sentences, _ = check("optimizer.lr=0")
+    assert code == 1
+    assert "the rate is too low; give optimizer.lr=" in sentences["2 batches by heart"]
+    assert "optimizer.lr is 0, too low" in sentences["learning rate"]
+
+
 def test_phases_are_tested_one_by_one(check: Any, out: Path) -> None:
     weights = out / "own.safetensors"
     run = prepared(out=out)

@@ -37,7 +37,7 @@ START = Start(
     outputs=[("conv", 0.0, 1.0), ("head", 0.0, 0.5)],
 )
 TRIAL = Trial([0.1, 0.1], [2.3, 0.5], [0.1, 1.0], None, {"conv": 0.01, "head": 0.02})
-FITTED = Overfit(TRIAL, 2, 64, 2, 0.1, 2, 2, 0)
+FITTED = Overfit(TRIAL, 2, 64, 2, 0.1, 1.0, 2, 2, 0)
 UNFITTED = dataclasses.replace(FITTED, fitted=None)
 PIXELS = Neighbours("pixels", 200, 100, 60, 0.1, 120, 0.1)
 
@@ -123,6 +123,13 @@ def test_a_head_of_zeros_is_fine():
             "but all of them after 2 steps at 0.1: the rate is too low; give optimizer.lr=0.1",
         ),
         (dataclasses.replace(UNFITTED, rate=9.0), FITTED, WRONG, "the rate is too high"),
+        # A schedule that is at half of its rate by the phase asks for twice the rate.
+        (
+            dataclasses.replace(UNFITTED, rate=1e-6),
+            dataclasses.replace(FITTED, peak=0.5),
+            WRONG,
+            "but all of them after 2 steps at 0.1: the rate is too low; give optimizer.lr=0.2",
+        ),
         (UNFITTED, UNFITTED, WRONG, "look at the learning rate and the initialization"),
         (
             dataclasses.replace(UNFITTED, contradictions=4),

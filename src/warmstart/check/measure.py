@@ -48,7 +48,7 @@ def measure(run: Run, say: Say) -> Measurements:
     tested, untested = chosen(run.phases)
     ranges = [_range(whole, phase, say) for phase in tested]
     widest = max(run.phases, key=lambda phase: phase.groups)
-    rate = peak(run, run.phases.index(widest))
+    rate = _rate(run, run.phases.index(widest))
     overfit = _overfit(plain, widest, rate, say)
     retry = None
     suggested = _suggested(ranges, run.phases.index(widest))
@@ -98,10 +98,14 @@ def chosen(phases: Sequence[Phase]) -> tuple[list[Phase], list[int]]:
 
 
 def peak(run: Run, index: int) -> float:
-    """Return the highest base rate of a phase."""
+    """Return the highest factor of the schedule in a phase."""
     ends = [phase.start for phase in run.phases[1:]] + [run.steps]
-    steps = range(run.phases[index].start, ends[index])
-    return float(run.config["optimizer"]["lr"]) * max(map(run.schedule, steps))
+    return max(map(run.schedule, range(run.phases[index].start, ends[index])))
+
+
+def _rate(run: Run, index: int) -> float:
+    """Return the highest base rate of a phase."""
+    return float(run.config["optimizer"]["lr"]) * peak(run, index)
 
 
 def _range(stage: Stage, phase: Phase, say: Say) -> RangeTest:
@@ -118,7 +122,7 @@ def _range(stage: Stage, phase: Phase, say: Say) -> RangeTest:
         progress=say(f"learning rates{more}"),
     )
     names = tuple(group.name for group in stage.groups[-phase.groups :])
-    return RangeTest(index, phase.start, names, trial, peak(run, index))
+    return RangeTest(index, phase.start, names, trial, _rate(run, index))
 
 
 def _overfit(stage: Stage, phase: Phase, rate: float, say: Say) -> Overfit:
@@ -144,6 +148,7 @@ def _overfit(stage: Stage, phase: Phase, rate: float, say: Say) -> Overfit:
         images=len(of),
         fitted=len(trial.losses) if learned(trial.losses, trial.accuracies) else None,
         rate=rate,
+        peak=peak(stage.run, stage.run.phases.index(phase)),
         trains=phase.groups,
         groups=len(stage.groups),
         contradictions=contradictions(pixels, of),

@@ -76,6 +76,7 @@ class Overfit:
         images: Of all of them.
         fitted: The steps after which all were right, or None.
         rate: The base rate.
+        peak: The highest factor of the schedule in this phase, so that `rate` is that of the run.
         trains: How many layer groups do.
         groups: How many there are.
         contradictions: Images of the batches that are equal but have several labels.
@@ -86,6 +87,7 @@ class Overfit:
     images: int
     fitted: int | None
     rate: float
+    peak: float
     trains: int
     groups: int
     contradictions: int

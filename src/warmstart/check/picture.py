@@ -15,6 +15,7 @@ from warmstart.store import publish
 
 _COLORS = {"raw": "#9aa5b1", "smoothed": "#0072B2", "suggested": "#009E73", "own": "#D55E00"}
 _ROWS = 8
+_WIDEST = 1e4  # the largest rate that has a place in the picture
 _ABOVE = 1.3  # times the first loss: what is higher is drawn at the upper edge
 
 
@@ -39,6 +40,8 @@ def _draw_one(axis: Axes, test: RangeTest) -> None:
     if losses:
         low, high = min(losses), _top(losses)
         axis.set_ylim(low - 0.05 * (high - low), high)
+    right = min(max(rates.HIGH, 2 * test.rate), _WIDEST)
+    axis.set_xlim(rates.LOW / 2, 2 * right)
     if reading.suggested is not None:
         label = f"suggested: {reading.suggested:.2g}"
         axis.axvline(reading.suggested, color=_COLORS["suggested"], label=label)
@@ -48,7 +51,7 @@ def _draw_one(axis: Axes, test: RangeTest) -> None:
     if reading.diverges is not None:
         axis.axvspan(
             reading.diverges,
-            max(rates.HIGH, test.rate),
+            2 * right,
             color="#d62728",
             alpha=0.1,
             label="diverges",

@@ -21,6 +21,7 @@ _DIVERGED, _LAST = 1.5, 3  # times the first loss, in so many steps: it will not
 _FLAT = 12  # steps of the first decade, at whose rates nothing can move yet: how noisy the loss is
 _CLEAR = 3.0  # deviations of that noise by which a fall, or a rise, is one
 _LEAST_FALL = 0.05  # of the first loss: a fall below is none, however quiet the loss
+_RISE = 0.1  # of the first loss: a rise without a fall before
 _BEGUN = 0.2  # of the fall: before so much is done, the steepest step may be noise
 
 
@@ -32,9 +33,9 @@ class Reading:
         smoothed: The smoothed loss of each step.
         learns: Whether the loss falls at any rate.
         steepest: The rate of its steepest fall; None where it does not fall.
-        best: The rate of its lowest value; likewise.
-        diverges: The least rate after that at which it is worse than at the start, or no number;
-            None where no tried rate is so high.
+        best: The rate of its lowest value before it is back where it started; likewise.
+        diverges: The least rate after that at which it is back, or no number; None where no tried
+            rate is so high.
         suggested: The lower one of `steepest` and a tenth of `diverges`; None where it learns at
             no rate.
     """
@@ -94,11 +95,9 @@ def read(rates: Sequence[float], losses: Sequence[float], broken_at: float | Non
     noise = math.sqrt(sum((loss - start) ** 2 for loss in first) / (_FLAT - 1))
     # Of a triangle of 2 w + 1 losses; its weights' squares add up to about 2 / (3 w).
     clear = _CLEAR * noise * math.sqrt(2 / (3 * _WIDTH))
-    lowest = min(range(_FLAT, len(smoothed)), key=smoothed.__getitem__)
-    learns = start - smoothed[lowest] > max(clear, _LEAST_FALL * start)
-    turn = lowest if learns else _FLAT
-    worse = (i for i in range(turn, len(smoothed)) if smoothed[i] > start + max(clear, 0.1 * start))
-    end = next(worse, None)
+    least = max(clear, _LEAST_FALL * start)
+    lowest, end = _valley(smoothed, start, least)
+    learns = start - smoothed[lowest] > least
     diverges = broken_at if end is None else rates[end]
     if not learns:
         return Reading(smoothed, False, None, None, diverges, None)
@@ -109,3 +108,23 @@ def read(rates: Sequence[float], losses: Sequence[float], broken_at: float | Non
     steepest = rates[min(falls, key=lambda i: smoothed[i] - smoothed[i - 1])]
     suggested = steepest if diverges is None else min(steepest, diverges / 10)
     return Reading(smoothed, True, steepest, rates[lowest], diverges, suggested)
+
+
+def _valley(smoothed: Sequence[float], start: float, least: float) -> tuple[int, int | None]:
+    """Return where the first valley of a curve is lowest, and where it ends.
+
+    What comes behind does not count: at rates that have undone everything, a loss may fall again.
+
+    Args:
+        smoothed: The curve.
+        start: Its height before anything has moved.
+        least: A fall or rise below is none.
+    """
+    lowest = _FLAT
+    for place in range(_FLAT, len(smoothed)):
+        if smoothed[place] < smoothed[lowest]:
+            lowest = place
+        fallen = start - smoothed[lowest] > least
+        if smoothed[place] > (start if fallen else start + max(least, _RISE * start)):
+            return lowest, place
+    return lowest, None

@@ -32,11 +32,12 @@ def by_heart(overfit: Overfit, retry: Overfit | None, start: Start) -> Finding:
         reached += f" after {len(trial.losses)} steps"
     if retry is not None and retry.fitted is not None:
         way = "too low" if overfit.rate < retry.rate else "too high"
+        advice = f"; give optimizer.lr={retry.rate / retry.peak:.2g}" if retry.peak else ""
         return Finding(
             name,
             WRONG,
             f"{reached}, but all of them after {retry.fitted} steps at {retry.rate:.2g}: the rate "
-            f"is {way}; give optimizer.lr={retry.rate:.2g}",
+            f"is {way}{advice}",
         )
     causes = list(_causes(overfit, start))
     # What is frozen on purpose may be too little to tell images apart; only a person knows.
