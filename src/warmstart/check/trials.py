@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -112,16 +113,8 @@ class Stage:
         trainer = run.hardware.trainer(steps=steps, val_every=steps, callbacks=callbacks)
         # There is no validation, which Lightning would remark on.
         warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
-        try:
+        with _explained(run, observer):
             trainer.fit(task, self._loader(steps, only))
-        except SystemExit as error:
-            # Lightning turns Ctrl-C into an exit with code 1.
-            raise KeyboardInterrupt from error
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            done = len(observer.losses)
-            raise OutOfMemory(error, run.config, accumulated=0, step=done) from error
         return observer.trial()
 
     def _loader(self, steps: int, only: int | None) -> DataLoader[Batch]:
@@ -222,6 +215,21 @@ class _Observer(pl.Callback):
         among = {name: before.get(name, 0.0) for name in wild or now}
         group = max(among, key=among.__getitem__)
         return Broken(step, group, before.get(group), self._lr * self._schedule(step))
+
+
+@contextlib.contextmanager
+def _explained(run: Run, observer: _Observer) -> Iterator[None]:
+    """Tell Ctrl-C and a lack of memory from what else may end a training."""
+    try:
+        yield
+    except SystemExit as error:
+        # Lightning turns Ctrl-C into an exit with code 1.
+        raise KeyboardInterrupt from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        done = len(observer.losses)
+        raise OutOfMemory(error, run.config, accumulated=0, step=done) from error
 
 
 def _trained(group: LayerGroup) -> list[nn.Parameter]:
