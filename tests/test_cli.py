@@ -41,7 +41,7 @@ def test_help_lists_the_commands_quickly_and_without_torch() -> None:
     assert cpu_seconds() - before < 0.5
     assert result.returncode == 0
     named = ("train", "compare", "look", "plan", "rank", "features", "report", "models", "store")
-    for command in (*named, "--version"):
+    for command in (*named, "check", "--version"):
         assert re.search(rf"^  .*{command}", result.stdout, re.MULTILINE), command
     code = "import sys; from warmstart.cli import main; main(['--help']); print(*sys.modules)"
     loaded = run(sys.executable, "-c", code).stdout.split()
@@ -75,7 +75,7 @@ def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -
     assert main(["comapre", "comparison=digits"]) == 2
     assert capsys.readouterr().err == (
         "warmstart: there is no command 'comapre'; use one of train, compare, status, look, "
-        "plan, rank, features, report, models, store; did you mean 'compare'?\n"
+        "plan, check, rank, features, report, models, store; did you mean 'compare'?\n"
     )
 
 
@@ -99,6 +99,7 @@ def test_the_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> N
     [
         ("look", ["the images as the network", "--out FILE", "--config-dir", "Nothing trains"]),
         ("plan", ["--json", "--config-dir", "Nothing trains"]),
+        ("check", ["--json", "--config-dir", "wrong (then the exit code is 1)", "test is not"]),
         ("rank", ["--json", "--config-dir", "models=[mobilenet_v2,", "A prediction, no evidence"]),
         ("features", ["--out FILE", "--float16", "group=all", "features.pool=gap"]),
         ("report", ["--out FILE", "from records alone"]),
@@ -266,7 +267,7 @@ class TestCompletion:
         return [line.split() for line in result.stdout.splitlines()]
 
     def test_completes_behind_the_subcommand(self, script: str) -> None:
-        command, key, option, comparison, later, looked, ranked, data = self.complete(
+        command, key, option, comparison, later, looked, checked, ranked, data = self.complete(
             script,
             "warmstart tr",
             "warmstart train mod",
@@ -274,6 +275,7 @@ class TestCompletion:
             "warmstart compare comparison=dig",
             "warmstart train model=resnet20 strategy=lin",
             "warmstart look augment=crop_f",
+            "warmstart check augment=crop_f",
             "warmstart rank augment=crop_f",
             "warmstart train data=",
         )
@@ -282,7 +284,7 @@ class TestCompletion:
         assert {"model=resnet20", "model=small_cnn"} <= set(option)
         assert "comparison=digits" in comparison
         assert later == ["strategy=linear_probe"]
-        assert looked == ranked == ["augment=crop_flip"]
+        assert looked == checked == ranked == ["augment=crop_flip"]
         assert "data=digits" in data
         assert "data=_shared" not in data
 

@@ -79,6 +79,7 @@ LAYERS = {
         "warmstart.app",
         "warmstart.arms",
         "warmstart.catalogue",
+        "warmstart.check",
         "warmstart.cells",
         "warmstart.cli",
         "warmstart.commands",

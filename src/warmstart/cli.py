@@ -23,6 +23,7 @@ commands:
   status [DIR] [--watch] [--json]        how far a comparison is: running, left, failed, cost
   look [overrides] [--out FILE]          the images as training will see them, and what is wrong
   plan [overrides] [--json]              what training would do, before anything trains
+  check [overrides] [--json]             its first steps, with a verdict each: rate, labels, start
   rank models=[...] [overrides] [--json] candidate weights by predicted transfer, untrained
   features group=L [overrides]           activations of all images, to .npz or Parquet
   report DIR... [--out FILE]             table and HTML from the records on disk
@@ -33,10 +34,10 @@ commands:
   warmstart --version
 """
 _COMMANDS = (
-    *("train", "compare", "status", "look", "plan"),
+    *("train", "compare", "status", "look", "plan", "check"),
     *("rank", "features", "report", "models", "store"),
 )
-_TAKING_OVERRIDES = ("train", "compare", "look", "plan", "rank", "features")
+_TAKING_OVERRIDES = ("train", "compare", "look", "plan", "check", "rank", "features")
 _DONE, _FAILED, _WRONG, _INTERRUPTED = 0, 1, 2, 130
 
 

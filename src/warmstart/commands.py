@@ -102,6 +102,22 @@ def _look(args: list[str]) -> None:
     look_command(options.overrides, config_dirs=options.config_dir, out=options.out)
 
 
+def _check(args: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="warmstart check",
+        description="Look at the first steps of `warmstart train` with the same overrides, in "
+        "about a minute: the loss at step 0, a few batches learned by heart, a learning-rate range "
+        "test, labels, BatchNorm; each with a verdict: ok, look, or wrong (then the exit code is "
+        "1). No run is started, and test is not looked at.",
+    )
+    _add_overrides(parser)
+    parser.add_argument("--json", action="store_true", help="for programs")
+    options = parser.parse_intermixed_args(args)
+    from warmstart.check.command import check_command
+
+    check_command(options.overrides, config_dirs=options.config_dir, as_json=options.json)
+
+
 def _rank(args: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="warmstart rank",
@@ -181,6 +197,7 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
 OTHERS = {
     "look": _look,
     "plan": _plan,
+    "check": _check,
     "rank": _rank,
     "features": _features,
     "report": _report,

@@ -89,7 +89,8 @@ def export_of(
     check_pool(pool)
     names = list(run.architecture.layout)
     wanted = range(len(names) - 1) if group == ALL else [_index(names, group)]
-    model, groups = untrained_model(run)
+    initial = untrained_model(run)
+    model, groups = initial.model, initial.groups
     cuts = [_cut(run, model, groups, index) for index in wanted]
     pools = _pools(pool, cuts)
     rectified = [_rectified(run, model, cut) for cut in cuts]

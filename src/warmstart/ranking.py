@@ -181,7 +181,8 @@ def _fresh(run: Run) -> Run:
 
 def _figures(run: Run) -> dict[str, Any]:
     """Return what the features of a network say; figures of them only where all are finite."""
-    model, groups = untrained_model(run)
+    initial = untrained_model(run)
+    model, groups = initial.model, initial.groups
     cut = group_cut(model, groups, len(groups) - 2, first_images(run, model))
     train, val = (_features(run, model, cut, name) for name in ("train", "val"))
     notes = {"features": train.shape[1], "image_seconds": _image_seconds(run, model, cut)}

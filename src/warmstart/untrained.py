@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from warmstart.data.bar import Bar
 from warmstart.errors import ConfigError
-from warmstart.models.layers import LayerGroup
 from warmstart.run.execution import execute
-from warmstart.run.initial import initial_model
+from warmstart.run.initial import Initial, initial_model
 from warmstart.run.plan import Run
 
 
-def untrained_model(run: Run) -> tuple[nn.Module, list[LayerGroup]]:
-    """Return the model before step 0, in eval mode, and its layer groups.
+def untrained_model(run: Run) -> Initial:
+    """Return the model before step 0, in eval mode.
 
     A source run, from which it starts, is run before that.
 
@@ -32,7 +30,8 @@ def untrained_model(run: Run) -> tuple[nn.Module, list[LayerGroup]]:
     initial = initial_model(run)
     if run.config["trainer"]["channels_last"]:
         initial.model.to(memory_format=torch.channels_last)
-    return initial.model.eval(), initial.groups
+    initial.model.eval()
+    return initial
 
 
 def check_features(node: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from warmstart.run.out_of_memory import OutOfMemory, is_out_of_memory
 from warmstart.run.plan import Run
 from warmstart.run.regularizing import gradients_of
 from warmstart.run.shortcuts import Shortcuts
-from warmstart.task import Classification, class_weights
+from warmstart.task import Classification, TailAt, class_weights
 from warmstart.trainer import ddp
 
 _log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def fit(
     micro = accumulated or run.config["accumulate"]
     # Before a checkpoint is loaded: the model is that before step 0.
     gradients = gradients_of(run.config, groups, fresh=fresh)
-    task = _task(run, model, gradients, groups, shortcuts, resume, micro, ranks)
+    task = task_of(run, model, gradients, groups, shortcuts.tail_at, resume, micro, ranks)
     recorder = Recorder(
         run.folder,
         steps=run.steps,
@@ -136,16 +136,17 @@ def _train(
     return divergence
 
 
-def _task(
+def task_of(
     run: Run,
     model: torch.nn.Module,
     gradients: GradientRegularizer | None,
     groups: list[layers.LayerGroup],
-    shortcuts: Shortcuts,
+    tail_at: TailAt,
     resume: dict[str, Any] | None,
     accumulate: int,
-    ranks: Ranks,
+    ranks: Ranks = ALONE,
 ) -> Classification:
+    """Return what trains the model of a run; see `fit` and `Classification`."""
     if resume is not None:
         model.load_state_dict(resume["model"])
     classes, weighted = len(run.images.classes), run.config["balance"] == "loss"
@@ -160,7 +161,7 @@ def _task(
         auxiliary_weight=run.architecture.auxiliary_weight,
         label_smoothing=run.regularization.label_smoothing,
         gradients=gradients,
-        tail_at=shortcuts.tail_at,
+        tail_at=tail_at,
         accumulate=accumulate,
         ranks=ranks,
         first_step=resume["step"] if resume else 0,

@@ -1,0 +1,1 @@
+"""``warmstart check``: the first steps of the procedure, each with a verdict."""
