@@ -109,7 +109,7 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
         ("optimizer.lr=-0.1", "optimizer.lr is -0.1, but must be a number of at least 0"),
         (
             "scheduler.warmup_steps=400",
-            "scheduler.warmup_steps is 400, but the run has only 400 .*",
+            "scheduler.warmup_steps is 400, but the schedule has only 400 .*",
         ),
         # phases and groups
         (

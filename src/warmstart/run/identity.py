@@ -47,7 +47,14 @@ NOT_IDENTITY = (
 
 # Keys that came later, with the value at which all is as it was before: there they are left out,
 # so that finished runs stay valid.
-NEUTRAL = {"accumulate": 1, "trainer.devices": 1, "trainer.sync_batchnorm": False}
+NEUTRAL = {
+    "accumulate": 1,
+    "optimizer.decoupled": False,
+    "scheduler.at_epochs": None,
+    "strategy.restart_schedule": False,
+    "trainer.devices": 1,
+    "trainer.sync_batchnorm": False,
+}
 
 
 # Keys that have no effect on a probe, which takes no steps.
