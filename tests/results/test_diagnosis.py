@@ -104,6 +104,11 @@ def test_what_starts_well_is_not_called_stuck():
     assert said(curves(falling(0.05, 1, start=0.06), falling(0.1, 1, start=0.11))) == []
 
 
+@pytest.mark.parametrize("train", [falling(0.8 * GUESS, 20), lambda t: GUESS - 0.7 * t])
+def test_a_training_loss_that_mixed_images_keep_up_is_no_plateau(train):
+    assert said(curves(train, falling(0.1, 10), accuracies=(0.6, 0.95))) == []
+
+
 def test_two_classes_have_a_guess_of_their_own():
     # 0.65 is 94 % of log 2, but 28 % of log 10.
     still = curves(lambda t: np.full(len(t), 0.65))

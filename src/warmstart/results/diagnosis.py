@@ -67,9 +67,11 @@ def diagnose(curves: Mapping[str, Columns], *, classes: int, steps: int) -> list
     high = _too_high(train, val, guess)
     if high:
         return [high]
-    stuck = _nothing(train, guess) or _too_low(train, guess)
+    # Mixed images and smoothed labels keep the training loss up, whatever the model can do.
+    learned = val is not None and val.end < HIGH * guess
+    stuck = None if learned else _nothing(train, guess) or _too_low(train, guess)
+    still = None if learned or stuck else _plateau(train, guess)
     over = _overfits(train, val, guess)
-    still = _plateau(train, guess) if not stuck else None
     longer = None if stuck or over else _improves(val or train, guess)
     under = None if stuck or over or still or longer else _underfits(train, val, guess)
     found = [stuck, _slow_start(train), over, still, under, longer]
