@@ -226,9 +226,11 @@ def _improves(curve: Curve, guess: float) -> str | None:
     if tail.sum() < 3:
         return None
     part, loss = curve.part[tail], curve.loss[tail]
-    slope, _ = np.polyfit(part, loss, 1)
+    slope, start = np.polyfit(part, loss, 1)
     fall, level = -0.2 * float(slope), float(loss.mean())
-    error = 0.2 * curve.noise / math.sqrt(float(((part - part.mean()) ** 2).sum()))
+    # A few points say little about their noise: the larger of both estimates.
+    rest = math.sqrt(float(((loss - slope * part - start) ** 2).sum()) / (len(loss) - 2))
+    error = 0.2 * max(curve.noise, rest) / math.sqrt(float(((part - part.mean()) ** 2).sum()))
     if level < NEAR_ZERO * guess or fall < max(IMPROVES * level, SURE * error):
         return None
     return (
