@@ -105,6 +105,8 @@ def test_option_takes_a_step(group: str, option: str, base: Path, tmp_path: Path
         ],
         # Some need colours.
         "augment": ["data=image_folder", f"data.root={base / 'images'}", "batch_size=2"],
+        # A warm restart for each cycle.
+        "scheduler": ["steps=4"],
         # No part of a run's identity: a finished run of another option would be taken.
         "logger": [f"out={tmp_path}"],
     }.get(group, [])

@@ -109,9 +109,23 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
         ("optimizer.lr=-0.1", "optimizer.lr is -0.1, but must be a number of at least 0"),
         (
             "scheduler.warmup_steps=400",
-            "scheduler.warmup_steps is 400, but the run has only 400 .*",
+            "scheduler.warmup_steps is 400, but the schedule has only 400 .*",
         ),
+        (
+            "scheduler=step scheduler.at_epochs=[3]",
+            "scheduler.at is [0.5, 0.75] and scheduler.at_epochs is [3]; give exactly one of .*",
+        ),
+        (
+            "scheduler=one_cycle scheduler.warmup_steps=5",
+            "there is no key 'scheduler.warmup_steps'; allowed are final, initial, peak_at",
+        ),
+        ("scheduler=sgdr steps=3", "scheduler.cycles is 4 with .* 3 steps are too few .*"),
         # phases and groups
+        (
+            "strategy=lp_ft strategy.batchnorm=train strategy.restart_schedule=true "
+            "scheduler=constant",
+            "strategy.restart_schedule is true, but changes no rate of the run; leave it out, .*",
+        ),
         (
             "strategy=lp_ft strategy.probe_until=1.0",
             "phase 1 starts at step 400, but the last step is 399; start it earlier, .*",

@@ -20,7 +20,7 @@ from warmstart.memory import (
     training_step_bytes,
     validation_step_bytes,
 )
-from warmstart.optim.optimizers import adam, adamw, sgd
+from warmstart.optim.optimizers import adagrad, adam, adamw, rmsprop, sgd
 
 SHAPE = (16, 3, 12, 12)
 # Bytes of the 8 channels that the net's convolution makes of it.
@@ -169,8 +169,16 @@ def test_a_validation_step_keeps_two_maps_at_a_time() -> None:
         (lambda groups: sgd(groups, lr=0.1, momentum=0), 0),
         (lambda groups: adam(groups, lr=0.1), 2 * 60 + 2 * 4),
         (lambda groups: adamw(groups, lr=0.1), 2 * 60 + 2 * 4),
+        (lambda groups: sgd(groups, lr=0.1, weight_decay=0.1, decoupled=True), 60),
+        # Mean squares and a counter; with momentum that too.
+        (lambda groups: rmsprop(groups, lr=0.1), 60 + 2 * 4),
+        (lambda groups: rmsprop(groups, lr=0.1, momentum=0.9), 2 * 60 + 2 * 4),
+        # Sums and a counter, of the frozen weight of 20 bytes as well.
+        (lambda groups: adagrad(groups, lr=0.1), 60 + 2 * 4 + 20 + 4),
     ],
 )
 def test_optimizers_by_hand(make, by_hand: int) -> None:
     layer = nn.Linear(4, 3)
-    assert optimizer_bytes(make, layer.parameters()) == by_hand
+    frozen = torch.zeros(5)
+    found = optimizer_bytes(make, layer.parameters(), [*layer.parameters(), frozen])
+    assert found == by_hand

@@ -42,6 +42,19 @@ RUNS = {
     "gradual": [*PRETRAINED, "strategy=gradual", "optimizer.weight_decay=0.01"],
     "lp_ft": [*PRETRAINED, "strategy=lp_ft", "optimizer=adamw", "scheduler.warmup_steps=8"],
     "listed": ["strategy=listed", PHASES, "optimizer.decay_all=true"],
+    "gradual, restarts": [
+        *(*PRETRAINED, "strategy=gradual", "steps=30", "scheduler.warmup_steps=2"),
+        "strategy.restart_schedule=true",
+    ],
+    "lp_ft, restarts": [
+        *(*PRETRAINED, "strategy=lp_ft", "strategy.restart_schedule=true"),
+        *("scheduler=sgdr", "scheduler.cycles=2", "optimizer.decoupled=true"),
+    ],
+    "one cycle": ["scheduler=one_cycle", "optimizer=rmsprop", "strategy.group_decay=0.5"],
+    "epochs": [
+        *("scheduler=step", "scheduler.at=null", "scheduler.at_epochs=[1,2.5]"),
+        *("optimizer=adagrad", "data.per_class=2"),
+    ],
     "deep": ["model=resnet20", "data.size=8", "strategy=lp_ft", "strategy.batchnorm=train"],
 }
 

@@ -29,7 +29,7 @@ class Memory:
 
     Attributes:
         model: Parameters and buffers.
-        optimizer: What the optimizer keeps of every parameter that ever trains.
+        optimizer: What the optimizer keeps of every parameter that ever trains, or of all.
         training_step: The most that a training step holds at once: the batch, activations for the
             backward pass, gradients.
         validation_step: Likewise for a batch of validation, which has no backward pass.
@@ -77,7 +77,7 @@ def estimate(
     batch = views * min(eval_batch(*run.images.size, views=views), most)
     return Memory(
         model=sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())),
-        optimizer=optimizer_bytes(optimizer, trained),
+        optimizer=optimizer_bytes(optimizer, trained, model.parameters()) if run.steps else 0,
         training_step=max(steps),
         validation_step=validation_step_bytes(model, (batch, *image)),
     )
@@ -147,22 +147,27 @@ def peak_bytes(work: Callable[[], Any], *, outside: Iterable[Tensor]) -> int:
 
 
 def optimizer_bytes(
-    make: Callable[[Sequence[LayerGroup]], torch.optim.Optimizer], parameters: Iterable[Tensor]
+    make: Callable[[Sequence[LayerGroup]], torch.optim.Optimizer],
+    trained: Iterable[Tensor],
+    parameters: Iterable[Tensor],
 ) -> int:
-    """Return what an optimizer keeps of `parameters`, known from one step on a tiny one.
+    """Return what an optimizer keeps of a model, known from one step on a tiny parameter.
 
     Args:
         make: Returns the optimizer over layer groups.
-        parameters: Those that it updates.
+        trained: The parameters that it updates.
+        parameters: All that it was given.
     """
     probe = nn.Parameter(torch.zeros(2, 3))
     optimizer = make([LayerGroup(0, "probe", (), {"probe": probe}, {})])
+    # Adagrad makes its sums before it knows who trains.
+    holders = parameters if optimizer.state[probe] else trained
     probe.grad = torch.zeros_like(probe)
     optimizer.step()
     kept = [value for value in optimizer.state[probe].values() if isinstance(value, Tensor)]
     copies = sum(value.shape == probe.shape for value in kept)
     rest = sum(int(value.nbytes) for value in kept if value.shape != probe.shape)
-    return sum(copies * int(parameter.nbytes) + rest for parameter in parameters)
+    return sum(copies * int(parameter.nbytes) + rest for parameter in holders)
 
 
 def _batch(model: nn.Module, shape: Sequence[int]) -> tuple[Tensor, Tensor]:

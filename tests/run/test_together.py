@@ -83,6 +83,31 @@ def test_the_records_are_those_of_runs_alone(
     check(execute_together(found), found, alone)
 
 
+def test_rates_that_fall_after_epochs_are_each_run_s_own(configs: str, tmp_path: Path) -> None:
+    # Batches of 16 of the 40 images of one and the 60 of the other: 2.5 and 3.75 steps an epoch.
+    words = ["scheduler=step", "scheduler.at=null", "scheduler.at_epochs=[4]", "test=false"]
+    found = runs(configs, tmp_path, [["data.per_class=4"], ["data.per_class=6"]], *words)
+    assert len({stack_key(run) for run in found}) == 1
+    execute_together(found)
+    for run, first in zip(found, (10, 15), strict=True):
+        record = run.finished()
+        assert record is not None
+        # The rate of a row is that of its last step, one less than its number.
+        points = record.curves["train"]["step"]
+        rates = [0.1 if step - 1 < first else 0.01 for step in points]
+        assert record.curves["train"]["lr"] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(
+    "words", [["optimizer=adagrad"], ["optimizer=rmsprop"], ["optimizer.decoupled=true"]]
+)
+def test_an_optimizer_that_is_not_batched_trains_by_itself(
+    configs: str, tmp_path: Path, words: list[str]
+) -> None:
+    cells = [["optimizer.lr=0.1", *words], ["optimizer.lr=0.01", *words]]
+    assert {stack_key(run) for run in runs(configs, tmp_path, cells)} == {""}
+
+
 def test_they_train_without_lightning(
     configs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

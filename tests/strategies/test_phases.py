@@ -255,3 +255,18 @@ def test_gradual_runs_every_phase_or_is_refused(groups, steps, all_by):
         return
     assert [phase.groups for phase in phases] == list(range(1, groups + 1))
     assert starts[-1] == (round(all_by * steps) if groups > 1 else 0)
+
+
+def test_phases_that_let_the_schedule_begin_anew():
+    assert [p.restart_schedule for p in gradual(groups=3, steps=10)] == [False] * 3
+    for make in (gradual, lp_ft):
+        phases = make(groups=2, steps=10, restart_schedule=True)
+        assert [p.restart_schedule for p in phases] == [True] * 2
+    given = [{"groups": 1}, {"start": 0.5, "restart_schedule": False}, {"start": 0.8}]
+    phases = listed(groups=2, steps=10, phases=given, restart_schedule=True)
+    assert [p.restart_schedule for p in phases] == [True, False, True]
+
+
+def test_a_restart_that_is_neither_true_nor_false_is_refused():
+    with pytest.raises(ConfigError, match=r"restart_schedule of phase 0 is 1, but must be true or"):
+        listed(groups=2, steps=10, phases=[{"restart_schedule": 1}])

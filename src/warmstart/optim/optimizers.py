@@ -11,6 +11,7 @@ from torch import nn
 
 from warmstart.errors import ConfigError
 from warmstart.models.layers import LayerGroup
+from warmstart.optim.decoupled import DecoupledSgd
 
 
 def sgd(
@@ -20,16 +21,72 @@ def sgd(
     momentum: float = 0.9,
     nesterov: bool = False,
     weight_decay: float = 0.0,
+    decoupled: bool = False,
     decay_all: bool = False,
 ) -> torch.optim.Optimizer:
-    """Return SGD with momentum over `groups`; `decay_all` as in `parameter_groups`."""
+    """Return SGD over `groups`; `decay_all` as in `parameter_groups`.
+
+    With momentum v <- momentum v + g and w <- w - lr v. Nesterov's moves by g + momentum v in place
+    of v: Sutskever et al., On the importance of initialization and momentum in deep learning, ICML
+    2013, written for the weights at which the gradient is taken.
+
+    Args:
+        groups: Of the model.
+        lr: The base rate.
+        momentum: In [0, 1); 0 is plain SGD.
+        nesterov: Whether the momentum is Nesterov's.
+        weight_decay: An L2 gradient, or as `DecoupledSgd` says.
+        decoupled: Which of both.
+    """
     _check_range("momentum", momentum, below=1)
     if nesterov and not momentum:
         raise ConfigError(
             "optimizer.nesterov is true, but optimizer.momentum is 0; set one of them"
         )
     parameters = parameter_groups(groups, lr=lr, weight_decay=weight_decay, decay_all=decay_all)
+    if decoupled and not weight_decay:
+        raise ConfigError(
+            "optimizer.decoupled is true, but optimizer.weight_decay is 0; set one of them"
+        )
+    if decoupled:
+        return DecoupledSgd(parameters, lr=lr, momentum=momentum, nesterov=nesterov)
     return torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
+
+
+def adagrad(
+    groups: Sequence[LayerGroup],
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    decay_all: bool = False,
+) -> torch.optim.Optimizer:
+    """Return Adagrad over `groups` (weight decay as an L2 gradient).
+
+    Duchi, Hazan and Singer, Adaptive Subgradient Methods for Online Learning and Stochastic
+    Optimization, JMLR 2011, section 1.1, with a diagonal matrix: w <- w - lr g / sqrt(sum g^2).
+    """
+    parameters = parameter_groups(groups, lr=lr, weight_decay=weight_decay, decay_all=decay_all)
+    return torch.optim.Adagrad(parameters, lr=lr, fused=True)
+
+
+def rmsprop(
+    groups: Sequence[LayerGroup],
+    *,
+    lr: float,
+    alpha: float = 0.9,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    decay_all: bool = False,
+) -> torch.optim.Optimizer:
+    """Return RMSProp over `groups` (weight decay as an L2 gradient).
+
+    Tieleman and Hinton, Neural Networks for Machine Learning, lecture 6.5, 2012:
+    s <- alpha s + (1 - alpha) g^2 and w <- w - lr g / sqrt(s), which momentum sums up as in `sgd`.
+    """
+    _check_range("alpha", alpha, below=1)
+    _check_range("momentum", momentum, below=1)
+    parameters = parameter_groups(groups, lr=lr, weight_decay=weight_decay, decay_all=decay_all)
+    return torch.optim.RMSprop(parameters, lr=lr, alpha=alpha, momentum=momentum)
 
 
 def adam(

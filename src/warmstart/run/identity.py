@@ -55,8 +55,11 @@ _NO_REGULARIZATION = {
 # so that finished runs stay valid.
 NEUTRAL: dict[str, Any] = {
     "accumulate": 1,
+    "optimizer.decoupled": False,
     "regularization": _NO_REGULARIZATION,
     **{f"regularization.{name}": value for name, value in _NO_REGULARIZATION.items()},
+    "scheduler.at_epochs": None,
+    "strategy.restart_schedule": False,
     "trainer.devices": 1,
     "trainer.sync_batchnorm": False,
 }

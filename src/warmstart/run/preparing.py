@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from warmstart.models import layers
 from warmstart.models.architecture import Architecture, Input
 from warmstart.models.init import Autoencoder, Init, Pretrained, known_statistics
 from warmstart.models.weights import Weights, read_file, resolve
+from warmstart.optim.schedules import Schedule, restarted
 from warmstart.run import feed
 from warmstart.run.cut_models import architecture_of, model_node
 from warmstart.run.identity import key
@@ -29,6 +30,7 @@ from warmstart.run.plan import Run, model_groups
 from warmstart.run.probe_config import NO_STEPS, check_probe, strategy_of
 from warmstart.run.regularizing import check_transfer, regularization_of
 from warmstart.run.scalars import check_scalars, length, scaled_rate
+from warmstart.strategies.phases import Phase
 from warmstart.trainer import Hardware
 
 
@@ -70,7 +72,7 @@ def _prepare(cfg: DictConfig | Mapping[str, Any], chain: tuple[str, ...], elsewh
         )
     steps, layout = config["steps"], architecture.layout
     phases, probe = strategy_of(config["strategy"], groups=len(layout), steps=steps)
-    schedule = configs.build("scheduler", config["scheduler"], steps=max(1, steps))
+    schedule = _schedule(config, phases, images=len(images.train))
     configs.build("optimizer", config["optimizer"], [_probe_group()])
     groups = model_groups(
         model_node(config), wanted.channels, len(images.classes), max(images.size)
@@ -162,6 +164,22 @@ def _source_run(
         cfg[part] = value
     # Its trainer is that of the run, which has been checked.
     return _prepare(cfg, (*chain, name), elsewhere=True)
+
+
+def _schedule(config: Mapping[str, Any], phases: Sequence[Phase], *, images: int) -> Schedule:
+    """Return the factor on the rates at each step; phases may let it begin anew."""
+    per_epoch = images / config["batch_size"]
+
+    def make(steps: int) -> Schedule:
+        schedule: Schedule = configs.build(
+            "scheduler", config["scheduler"], steps=steps, steps_per_epoch=per_epoch
+        )
+        return schedule
+
+    starts = [phase.start for phase in phases if phase.start == 0 or phase.restart_schedule]
+    if not config["steps"] or not any(phase.restart_schedule for phase in phases):
+        return make(max(1, config["steps"]))
+    return restarted(make, starts, steps=config["steps"])
 
 
 def _unlabelled(config: Mapping[str, Any], init: Init, images: Images) -> tuple[Split, str] | None:

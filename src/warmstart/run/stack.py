@@ -182,7 +182,9 @@ def _kind(one: Trainee) -> str:
     batch = one.ready.batches.batch_size
     _, val = one.ready.shortcuts.stored(stored_at(one.ready)[0])
     common = {name: config[name] for name in (*names, "scheduler")}
-    same = [id(one.ready.model), id(val.features), batch, course.step, optimizer, common]
+    # Rates that fall after epochs do so after other steps where these are of other lengths.
+    epoch = len(run.images.train) if config["scheduler"].get("at_epochs") else None
+    same = [id(one.ready.model), id(val.features), batch, course.step, optimizer, common, epoch]
     return json.dumps([*same, list(course.member.weight.shape)], sort_keys=True)
 
 

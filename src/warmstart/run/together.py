@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from warmstart import stopping, store
+from warmstart import configs, stopping, store
 from warmstart.callbacks import checkpoint
+from warmstart.optim.stacked_updates import update_of
 from warmstart.results.record import Record
 from warmstart.run import stack
 from warmstart.run.beat import Beat, Progress, place
@@ -41,6 +42,9 @@ def stack_key(run: Run) -> str:
     if run.probe is not None or not run.steps or [phase.groups for phase in run.phases] != [1]:
         return ""
     if run.regularization.given or standing_reason(run, run.groups(), 0) is not None:
+        return ""
+    optimizer = configs.build("optimizer", run.config["optimizer"], run.groups()[-1:])
+    if update_of(optimizer) is None:
         return ""
     content = {
         "config": _without(identity(run.config), ""),

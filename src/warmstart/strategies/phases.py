@@ -28,6 +28,7 @@ class Phase:
         group_decay: The rate of a group is base x lr_scale x group_decay^(groups above it).
         batchnorm: ``train`` (all normalize by the batch), ``eval`` (all by their running
             statistics), or ``eval_frozen`` (those of frozen groups by their running statistics).
+        restart_schedule: The schedule of the rates, warm-up included, begins anew at its start.
     """
 
     start: int
@@ -35,6 +36,7 @@ class Phase:
     lr_scale: float = 1.0
     group_decay: float = 1.0
     batchnorm: str = "eval_frozen"
+    restart_schedule: bool = False
 
     def rates(self, base: float, groups: int) -> list[float]:
         """Return the learning rate of each of the model's `groups`, input first; 0 where frozen."""
@@ -96,6 +98,7 @@ def gradual(
     all_by: float = 0.5,
     group_decay: float = 1.0,
     batchnorm: str = "eval_frozen",
+    restart_schedule: bool = False,
 ) -> list[Phase]:
     """Unfreeze one group after the other from the head down, evenly, all by `all_by` of the run.
 
@@ -109,6 +112,7 @@ def gradual(
             1.0,
             group_decay,
             batchnorm,
+            restart_schedule,
         )
         for index in range(groups)
     ]
@@ -123,6 +127,7 @@ def lp_ft(
     full_lr_scale: float = 0.1,
     group_decay: float = 1.0,
     batchnorm: str = "eval_frozen",
+    restart_schedule: bool = False,
 ) -> list[Phase]:
     """Train the head first, then everything at a lower rate.
 
@@ -132,23 +137,31 @@ def lp_ft(
     Args:
         probe_until: Fraction of the run after which everything trains.
         full_lr_scale: Factor on the base rate from then on.
+        restart_schedule: As in `Phase`.
     """
+    rest = group_decay, batchnorm, restart_schedule
     _check_fraction("strategy.probe_until", probe_until)
     phases = [
-        Phase(0, 1, 1.0, group_decay, batchnorm),
-        Phase(round(probe_until * steps), groups, full_lr_scale, group_decay, batchnorm),
+        Phase(0, 1, 1.0, *rest),
+        Phase(round(probe_until * steps), groups, full_lr_scale, *rest),
     ]
     return checked(phases, groups=groups, steps=steps)
 
 
 def listed(
-    *, groups: int, steps: int, phases: Sequence[Mapping[str, Any]], batchnorm: str = "eval_frozen"
+    *,
+    groups: int,
+    steps: int,
+    phases: Sequence[Mapping[str, Any]],
+    batchnorm: str = "eval_frozen",
+    restart_schedule: bool = False,
 ) -> list[Phase]:
     """Take the phases as the user wrote them.
 
     Args:
         phases: Each with ``start`` (a fraction of the run in [0, 1]), ``groups`` (a number or
-            ``all``), and optionally ``lr_scale``, ``group_decay`` and ``batchnorm``.
+            ``all``), and optionally ``lr_scale``, ``group_decay``, ``batchnorm`` and
+            ``restart_schedule``.
     """
     if not isinstance(phases, Sequence) or not phases:
         raise ConfigError(
@@ -161,7 +174,8 @@ def listed(
                 f"strategy.phases[{index}] is {phase!r}, but must be a mapping such as "
                 "{start: 0.5, groups: all}"
             )
-        entry = {"start": 0.0, "batchnorm": batchnorm, **phase}
+        given = {"batchnorm": batchnorm, "restart_schedule": restart_schedule}
+        entry = {"start": 0.0, **given, **phase}
         allowed = [field.name for field in dataclasses.fields(Phase)]
         for key in entry:
             if key not in allowed:
@@ -224,6 +238,11 @@ def _check_values(index: int, phase: Phase, groups: int) -> None:
         raise ConfigError(f"the lr_scale of phase {index} is {phase.lr_scale}, but must be above 0")
     if phase.batchnorm not in BATCHNORM:
         raise choose("strategy.batchnorm", phase.batchnorm, BATCHNORM)
+    if not isinstance(phase.restart_schedule, bool):
+        raise ConfigError(
+            f"the restart_schedule of phase {index} is {phase.restart_schedule!r}, but must be "
+            "true or false"
+        )
 
 
 def _check_fraction(name: str, value: float) -> None:
