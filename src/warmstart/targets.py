@@ -21,6 +21,7 @@ TARGETS = {
     "strategy": "warmstart.strategies.",
     "optimizer": "warmstart.optim.optimizers.",
     "scheduler": "warmstart.optim.schedules.",
+    "average": "warmstart.callbacks.averaging.",
     "trainer": "warmstart.trainer.",
     "logger": "warmstart.callbacks.",
 }
@@ -28,7 +29,7 @@ TARGETS = {
 PREPARATION = inspect.signature(Preparation).parameters
 OWN_KEYS = {"data": set(PREPARATION), "model": {"weights", "channels"}}
 # What the run passes to the targets: no keys of a config.
-_PASSED = {"groups", "steps", "store", "folder", "labels"}
+_PASSED = {"groups", "steps", "epoch_steps", "store", "folder", "labels"}
 # The types in the targets' signatures, in words and as a config holds them.
 _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
     "Mapping": ("a mapping", (dict,)),

@@ -46,6 +46,46 @@ def linear(*, steps: int, warmup_steps: int = 0) -> Schedule:
     return _with_warmup(lambda t: 1 - t, steps, warmup_steps)
 
 
+def sgdr(*, steps: int, warmup_steps: int = 0, cycles: int = 4, growth: float = 1.0) -> Schedule:
+    """Fall as `cosine` does, in `cycles` of which each is `growth` times as long as the last.
+
+    Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, ICLR 2017, eq. 5.
+    """
+    starts = [0]
+    if warmup_steps < steps:  # or else the warm-up is refused below
+        starts += [
+            end + 1 for end in cycle_ends(steps=steps - warmup_steps, cycles=cycles, growth=growth)
+        ]
+
+    def shape(t: float) -> float:
+        now = round(t * starts[-1])
+        cycle = sum(start <= now for start in starts[1:])
+        start, end = starts[cycle], starts[cycle + 1]
+        return (1 + math.cos(math.pi * (now - start) / (end - start))) / 2
+
+    return _with_warmup(shape, steps, warmup_steps)
+
+
+def cycle_ends(*, steps: int, cycles: int, growth: float) -> list[int]:
+    """Return the last step of each cycle of `sgdr`, warm-up apart; the last one is steps - 1.
+
+    Raises:
+        ConfigError: A value is out of range, or there are not enough steps for so many cycles.
+    """
+    if isinstance(cycles, bool) or not isinstance(cycles, int) or cycles < 1:
+        raise ConfigError(f"scheduler.cycles is {cycles!r}, but must be a whole number, 1 or more")
+    if not _is_number(growth) or not growth > 0:
+        raise ConfigError(f"scheduler.growth is {growth!r}, but must be a number above 0")
+    lengths = [growth**cycle for cycle in range(cycles)]
+    ends = [round(steps * sum(lengths[: cycle + 1]) / sum(lengths)) - 1 for cycle in range(cycles)]
+    if any(end <= before for before, end in zip([-1, *ends], ends, strict=False)):
+        raise ConfigError(
+            f"scheduler.cycles is {cycles}, but {steps} steps are too few for so many cycles; give "
+            "fewer, or a longer run"
+        )
+    return ends
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 

@@ -47,7 +47,14 @@ NOT_IDENTITY = (
 
 # Keys that came later, with the value at which all is as it was before: there they are left out,
 # so that finished runs stay valid.
-NEUTRAL = {"accumulate": 1, "trainer.devices": 1, "trainer.sync_batchnorm": False}
+NEUTRAL = {
+    "accumulate": 1,
+    "trainer.devices": 1,
+    "trainer.sync_batchnorm": False,
+    "average": {"_target_": "warmstart.callbacks.averaging.none"},
+    "early_stopping": {"patience": None, "metric": "accuracy", "min_delta": 0.0},
+    "snapshots": False,
+}
 
 
 # Keys that have no effect on a probe, which takes no steps.
