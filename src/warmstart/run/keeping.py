@@ -37,6 +37,21 @@ class Keeping:
         """Whether nothing here is asked for."""
         return self == Keeping()
 
+    def sentences(self) -> list[str]:
+        """Return what it asks for, in words."""
+        found = []
+        if self.average is not None and self.average.decay is not None:
+            found.append(f"the moving average of its weights (decay {self.average.decay:g})")
+        elif self.average is not None:
+            every = "step" if self.average.every == 1 else f"{self.average.every} steps"
+            found.append(f"the mean of its weights every {every} from {self.average.first} on")
+        if self.early is not None:
+            old = f"{self.early.patience} validation{'' if self.early.patience == 1 else 's'}"
+            found.append(f"ends when the best val/{self.early.metric} is more than {old} old")
+        if self.snapshots:
+            found.append(f"snapshots after steps {', '.join(map(str, self.snapshots))}")
+        return found
+
 
 def keeping_of(config: Mapping[str, Any], phases: Sequence[Phase], *, images: int) -> Keeping:
     """Return what a run keeps.
