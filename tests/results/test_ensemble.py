@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,6 +79,36 @@ def test_the_seeds_of_each_arm_by_hand(out: Path, place: str):
     assert loss.gain.mean == pytest.approx(TOGETHER - sum(LOSSES) / 2, rel=1e-5)
 
 
+def test_runs_that_nobody_planned_are_those_of_one_config_but_for_the_seed(tmp_path: Path):
+    def changed(content: dict[str, Any]) -> None:
+        # What a model sees follows from the training images, and so from the seed.
+        content["input"] = {"mean": content["seed"]}
+
+    values = {("scratch", 5): [0.5, 0.6], ("full", 5): [0.5, 0.6], ("probe", 5): [0.5, 0.6]}
+    write_comparison(tmp_path, values, change=changed)
+    folders = runs(tmp_path)
+    for number, folder in enumerate(folders):
+        write(folder, PROBABILITIES[number % 2])
+    (tmp_path / "comparisons" / "digits" / "cells.json").unlink()
+    # Another rate alone tells the last two apart from the two before.
+    for path in (folder / "result.json" for folder in folders[4:]):
+        content = json.loads(path.read_text())
+        content["choices"]["strategy"] = "full"
+        content["config"] = json.loads((folders[2] / "result.json").read_text())["config"]
+        content["config"] |= {"optimizer": {"lr": 0.3}, "seed": content["seed"]}
+        path.write_text(json.dumps(content))
+    found = {one.name.partition(": ")[2]: one for one in ensembles([tmp_path])}
+    assert {name.split(" optimizer")[0] for name in found} == {
+        "init=scratch, 5 per class",
+        "init=pretrained",
+    }
+    assert "init=pretrained optimizer.lr=0.3, 5 per class" in found
+    assert len(found) == 3
+    for one in found.values():
+        assert one.members == ("seed 0", "seed 1")
+        assert one.scores[0].members == ACCURACIES
+
+
 def test_runs_that_are_given_make_one_ensemble(out: Path):
     lock = out / "runs" / "of-a-run.lock"
     lock.touch()  # which runs/* names as well
@@ -144,7 +175,7 @@ def test_the_snapshots_of_a_run(out: Path):
     first = runs(out)[0]
     write(first, PROBABILITIES[0], test_snapshot_logits=np.log(PROBABILITIES))
     (found,) = ensembles([out], snapshots=True)
-    assert found.name == "scratch, 5 per class, seed 0"
+    assert found.name == f"digits: scratch, 5 per class, seed 0 ({first.name[:12]})"
     assert found.members == ("snapshot 1", "snapshot 2")
     assert found.scores[0].members == ACCURACIES
     assert found.scores[0].ensemble.mean == ENSEMBLE

@@ -9,7 +9,7 @@ are the ends of one run's cycles: Huang et al., Snapshot Ensembles: Train 1, Get
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -18,10 +18,9 @@ import numpy as np
 
 from warmstart.errors import ConfigError
 from warmstart.randomness import numpy_generator
-from warmstart.results import record as records
 from warmstart.results.comparison import Cell
-from warmstart.results.loading import load
-from warmstart.results.metric import Metric, size_phrase
+from warmstart.results.members import together
+from warmstart.results.metric import Metric
 from warmstart.results.statistics import Interval
 
 LEVEL = 0.95
@@ -106,10 +105,10 @@ def ensembles(folders: Sequence[Path], *, snapshots: bool = False) -> list[Ensem
             damaged.
     """
     folders = [folder for folder in folders if folder.suffix != ".lock"]  # in OUT/runs/*
-    groups = list(_runs(folders))
+    groups = list(together(folders))
     where = ", ".join(map(str, folders))
     if snapshots:
-        found = [e for _, cells in groups for cell in cells if (e := _of_snapshots(cell))]
+        found = [e for name, cells in groups for cell in cells if (e := _of_snapshots(name, cell))]
         if not found:
             raise ConfigError(
                 f"no run in {where} kept snapshots; train with scheduler=sgdr snapshots=true"
@@ -122,27 +121,6 @@ def ensembles(folders: Sequence[Path], *, snapshots: bool = False) -> list[Ensem
             "least 2 members; run more seeds, or give the folders of runs"
         )
     return found
-
-
-def _runs(folders: Sequence[Path]) -> Iterator[tuple[str, list[Cell]]]:
-    """Yield the finished runs that belong together, and what they have in common."""
-    single = [folder for folder in folders if (folder / records.FILE).is_file()]
-    given = [cell for folder in single for found in load(folder) for cell in found.cells]
-    if given:
-        yield f"{len(given)} run{'' if len(given) == 1 else 's'}", _finished(given)
-    for folder in folders:
-        for found in [] if folder in single else load(folder):
-            by_place: dict[str, list[Cell]] = {}
-            for cell in found.cells:
-                fold = "" if cell.fold is None else f", fold {cell.fold}"
-                name = f"{found.name}: {cell.arm}, {size_phrase(cell.size)}{fold}"
-                by_place.setdefault(name, []).append(cell)
-            for name, cells in by_place.items():
-                yield name, _finished(cells)
-
-
-def _finished(cells: Sequence[Cell]) -> list[Cell]:
-    return [cell for cell in cells if cell.status == "finished"]
 
 
 def _of_runs(name: str, cells: Sequence[Cell]) -> Ensemble:
@@ -158,7 +136,7 @@ def _of_runs(name: str, cells: Sequence[Cell]) -> Ensemble:
     return _ensemble(name, labels, split, members)
 
 
-def _of_snapshots(cell: Cell) -> Ensemble | None:
+def _of_snapshots(name: str, cell: Cell) -> Ensemble | None:
     """Return the ensemble of a run's snapshots; None where it kept none."""
     arrays = _read(cell.folder)
     split = "test" if "test_snapshot_logits" in arrays else "val"
@@ -167,7 +145,7 @@ def _of_snapshots(cell: Cell) -> Ensemble | None:
         return None
     members = [_member(cell.folder, arrays, split, logits) for logits in kept]
     labels = [f"snapshot {number}" for number in range(1, len(members) + 1)]
-    return _ensemble(cell.place, labels, split, members)
+    return _ensemble(f"{name}, seed {cell.seed} ({cell.key[:12]})", labels, split, members)
 
 
 def _read(folder: Path) -> dict[str, np.ndarray]:

@@ -41,7 +41,8 @@ class Keeping:
         """Return what it asks for, in words."""
         found = []
         if self.average is not None and self.average.decay is not None:
-            found.append(f"the moving average of its weights (decay {self.average.decay:g})")
+            steps = 1 / (1 - self.average.decay)
+            found.append(f"the moving average of its weights over about {steps:.3g} steps")
         elif self.average is not None:
             every = "step" if self.average.every == 1 else f"{self.average.every} steps"
             found.append(f"the mean of its weights every {every} from {self.average.first} on")
