@@ -109,6 +109,17 @@ def test_runs_that_nobody_planned_are_those_of_one_config_but_for_the_seed(tmp_p
         assert one.scores[0].members == ACCURACIES
 
 
+def test_the_folds_of_a_cross_validation_stay_apart(tmp_path: Path):
+    values = {("scratch", None): [[0.5, 0.75], [0.5, 0.75]], ("full", None): [[0.5, 0.5]] * 2}
+    folder = write_comparison(tmp_path, values, predictions=True)
+    found = ensembles([folder])
+    arms, folds = ("scratch", "full"), (0, 1)
+    names = [f"digits: {arm}, all images, fold {fold}" for arm in arms for fold in folds]
+    assert [one.name for one in found] == names
+    assert found[1].scores[0].mean == pytest.approx(0.75, abs=0.01)
+    assert {one.members for one in found} == {("seed 0", "seed 1")}
+
+
 def test_runs_that_are_given_make_one_ensemble(out: Path):
     lock = out / "runs" / "of-a-run.lock"
     lock.touch()  # which runs/* names as well
