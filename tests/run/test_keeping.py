@@ -342,7 +342,7 @@ CONFIG = {
     "strategy": {},
     "scheduler": {
         "_target_": "warmstart.optim.schedules.sgdr",
-        "warmup_steps": 4,
+        "warmup_steps": 0,
         "cycles": 2,
         "growth": 2.0,
     },
@@ -364,9 +364,19 @@ def test_early_stopping_counts_from_the_last_phase() -> None:
 
 
 def test_snapshots_are_taken_where_cycles_end() -> None:
-    # After the warm-up of 4 steps there are 36: a third, and two thirds.
-    found = keeping_of({**CONFIG, "snapshots": True}, TWO, images=25)
-    assert found.snapshots == (16, 40)
-    # 16 in each phase: 5 and 11.
-    anew = {**CONFIG, "snapshots": True, "strategy": {"restart_schedule": True}}
-    assert keeping_of(anew, TWO, images=25).snapshots == (9, 20, 29, 40)
+    # A third of 42 steps, and two thirds.
+    config = {**CONFIG, "snapshots": True, "steps": 42}
+    assert keeping_of(config, TWO, images=25).snapshots == (14, 42)
+    # Where the second phase lets the schedule begin anew: 7 and 14 of 21, twice.
+    anew = Phase(21, 3)
+    object.__setattr__(anew, "restart_schedule", True)
+    assert keeping_of(config, [TWO[0], anew], images=25).snapshots == (7, 21, 28, 42)
+
+
+def test_the_rate_is_lowest_where_a_snapshot_is_taken(train: Any) -> None:
+    run, _ = train("scheduler=sgdr", "scheduler.cycles=3", "snapshots=true")
+    factors = [run.schedule(step) for step in range(24)]
+    assert all(factors[done - 1] < 0.1 for done in run.keeping.snapshots)
+    assert [factors[done] for done in (0, *run.keeping.snapshots[:-1])] == [1, 1, 1]
+    # (1 + cos(pi / 2)) / 2 in the middle of each.
+    assert [factors[step] for step in (4, 12, 20)] == pytest.approx([0.5, 0.5, 0.5])

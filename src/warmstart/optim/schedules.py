@@ -7,7 +7,9 @@ progress t in [0, 1) over the remaining steps.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from warmstart.errors import ConfigError
 
@@ -50,24 +52,22 @@ def sgdr(*, steps: int, warmup_steps: int = 0, cycles: int = 4, growth: float = 
     """Fall as `cosine` does, in `cycles` of which each is `growth` times as long as the last.
 
     Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, ICLR 2017, eq. 5.
+    The warm-up is part of the first cycle.
     """
-    starts = [0]
-    if warmup_steps < steps:  # or else the warm-up is refused below
-        starts += [
-            end + 1 for end in cycle_ends(steps=steps - warmup_steps, cycles=cycles, growth=growth)
-        ]
+    starts = [0, *(end + 1 for end in cycle_ends(steps=steps, cycles=cycles, growth=growth))]
+    lengths = [end - start for start, end in pairwise(starts)]
+    parts = [cosine(steps=lengths[0], warmup_steps=warmup_steps)]
+    parts += [cosine(steps=length) for length in lengths[1:]]
 
-    def shape(t: float) -> float:
-        now = round(t * starts[-1])
-        cycle = sum(start <= now for start in starts[1:])
-        start, end = starts[cycle], starts[cycle + 1]
-        return (1 + math.cos(math.pi * (now - start) / (end - start))) / 2
+    def factor(now: int) -> float:
+        cycle = bisect_right(starts, now) - 1
+        return parts[cycle](now - starts[cycle])
 
-    return _with_warmup(shape, steps, warmup_steps)
+    return factor
 
 
 def cycle_ends(*, steps: int, cycles: int, growth: float) -> list[int]:
-    """Return the last step of each cycle of `sgdr`, warm-up apart; the last one is steps - 1.
+    """Return the last step of each cycle of `sgdr`; the last one is steps - 1.
 
     Raises:
         ConfigError: A value is out of range, or there are not enough steps for so many cycles.

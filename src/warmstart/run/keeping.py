@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from warmstart import configs
@@ -155,15 +156,11 @@ def _snapshots(config: Mapping[str, Any], phases: Sequence[Phase]) -> tuple[int,
             "snapshots=true, but early_stopping.patience is set, and each new cycle starts with "
             "worse validations; give early_stopping.patience=null"
         )
-    starts = [0]
-    if config["strategy"].get("restart_schedule"):
-        starts = [phase.start for phase in phases]
+    anew = [phase.start for phase in phases[1:] if getattr(phase, "restart_schedule", False)]
     found = [
-        start + node["warmup_steps"] + last + 1
-        for start, end in zip(starts, [*starts[1:], steps], strict=True)
-        for last in cycle_ends(
-            steps=end - start - node["warmup_steps"], cycles=node["cycles"], growth=node["growth"]
-        )
+        start + last + 1
+        for start, end in pairwise([0, *anew, steps])
+        for last in cycle_ends(steps=end - start, cycles=node["cycles"], growth=node["growth"])
     ]
     if len(found) < 2:
         raise ConfigError(
