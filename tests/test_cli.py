@@ -40,8 +40,8 @@ def test_help_lists_the_commands_quickly_and_without_torch() -> None:
     result = run(COMMAND, "--help")
     assert cpu_seconds() - before < 0.5
     assert result.returncode == 0
-    named = ("train", "compare", "look", "plan", "rank", "features", "report", "models", "store")
-    for command in (*named, "check", "--version"):
+    named = ("train", "compare", "look", "plan", "rank", "features", "report", "ensemble")
+    for command in (*named, "models", "store", "check", "--version"):
         assert re.search(rf"^  .*{command}", result.stdout, re.MULTILINE), command
     code = "import sys; from warmstart.cli import main; main(['--help']); print(*sys.modules)"
     loaded = run(sys.executable, "-c", code).stdout.split()
@@ -75,7 +75,7 @@ def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -
     assert main(["comapre", "comparison=digits"]) == 2
     assert capsys.readouterr().err == (
         "warmstart: there is no command 'comapre'; use one of train, compare, status, look, "
-        "plan, check, rank, features, report, models, store; did you mean 'compare'?\n"
+        "plan, check, rank, features, report, ensemble, models, store; did you mean 'compare'?\n"
     )
 
 
@@ -103,6 +103,7 @@ def test_the_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> N
         ("rank", ["--json", "--config-dir", "models=[mobilenet_v2,", "A prediction, no evidence"]),
         ("features", ["--out FILE", "--float16", "group=all", "features.pool=gap"]),
         ("report", ["--out FILE", "from records alone"]),
+        ("ensemble", ["DIR", "--snapshots", "--json", "nothing is run again"]),
         ("status", ["DIR", "--watch", "--json", "from disk alone"]),
         ("models", ["--json", "PATTERN"]),
         ("store", ["--clear PATTERN", "DIR", "outputs/store", "--clear 'runs/*'"]),

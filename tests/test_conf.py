@@ -28,7 +28,8 @@ from warmstart.sweep import Cell, Composer, grid
 CONF = folder()
 # Groups whose options are tried one by one; the others have tests of their own below.
 PLAIN = (
-    *("augment", "init", "logger", "model", "optimizer", "regularization", "scheduler"),
+    *("augment", "average", "init", "logger", "model", "optimizer", "regularization"),
+    "scheduler",
     "strategy",
 )
 
@@ -88,7 +89,7 @@ def test_a_file_is_short_and_says_what_it_is_for(path: Path) -> None:
     lines = path.read_text().splitlines()
     if path.parent.name != "help":
         assert any(line.startswith("# ") and "@package" not in line for line in lines[:2])
-        assert len(lines) <= 56
+        assert len(lines) <= 64
     assert isinstance(yaml.safe_load(path.read_text()), dict)
 
 
@@ -118,6 +119,8 @@ def test_option_takes_a_step(group: str, option: str, base: Path, tmp_path: Path
         "stochastic_depth": [
             *("model=resnet20", "data=image_folder", f"data.root={base / 'images'}"),
         ],
+        # Two weights to average, and a step for each cycle.
+        "swa": ["steps=8"],
     }.get(option, [])
     record = train(base, "steps=1", f"{group}={option}", *more, *extra)
     assert record.choices[group] == option

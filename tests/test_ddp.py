@@ -97,6 +97,30 @@ def test_unfreezing_keeps_ranks_equal_and_gives_what_one_process_gives(
         torch.testing.assert_close(tensor, others[name], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("more", "ends"),
+    [
+        (["early_stopping.patience=0", "early_stopping.min_delta=0.9", "steps=30"], 10),
+        (["scheduler=sgdr", "scheduler.cycles=2", "snapshots=true"], None),
+    ],
+)
+def test_averages_an_early_end_and_snapshots_are_those_of_one_process(
+    more: list[str], ends: int | None, tmp_path: Path
+) -> None:
+    words = [*NO_BATCH_STATISTICS, "average=ema", "average.decay=0.5", *more, f"out={tmp_path}"]
+    two, one = warmstart.train([*TWO, *words]), warmstart.train([*ONE, *words])
+    assert two.stopped_at == one.stopped_at == ends
+    assert two.rank_divergence == [0.0]
+    assert two.curves["val"]["loss"] == pytest.approx(one.curves["val"]["loss"], rel=1e-4)
+    others = predictions_of(one, tmp_path)
+    found = predictions_of(two, tmp_path)
+    assert found.keys() == others.keys()
+    assert ("test_snapshot_logits" in found) == (ends is None)
+    for name in found:
+        if name.endswith("logits"):
+            np.testing.assert_allclose(found[name], others[name], atol=1e-3)
+
+
 def test_ranks_stay_equal_where_batchnorm_normalizes_by_the_batch(tmp_path: Path) -> None:
     words = ["strategy=gradual", "strategy.batchnorm=train", "augment=crop", f"out={tmp_path}"]
     record = warmstart.train([*TWO, *words])

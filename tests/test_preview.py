@@ -241,6 +241,27 @@ class TestByHand:
         larger = max(memory["training_step"], memory["validation_step"])
         assert memory["total"] == memory["model"] + memory["optimizer"] + larger
 
+    def test_averages_and_the_end(self, base: Path) -> None:
+        plain = preview(run_of(base, "val_every_steps=1"))
+        assert plain["keeping"] == []
+        words = ["average=ema", "early_stopping.patience=1", "val_every_steps=1", "steps=10"]
+        plan = preview(run_of(base, *words))
+        assert plan["keeping"] == [
+            "the moving average of its weights over about 200 steps",
+            "ends when the best val/accuracy is more than 1 validation old",
+        ]
+        assert f"keeping {'; '.join(plan['keeping'])}" in " ".join(printed(plan, 1000).split())
+        # Another copy of the model.
+        one, other = (entry["memory"] for entry in (plain, plan))
+        assert other["optimizer"] == one["optimizer"] + one["model"]
+        words = ["average=swa", "average.start=0", "scheduler=sgdr", "scheduler.cycles=2"]
+        plan = preview(run_of(base, *words, "snapshots=true", "steps=10"))
+        # Three steps are a pass over 30 images in batches of 8, rounded up to 4.
+        assert plan["keeping"] == [
+            "the mean of its weights every 4 steps from 4 on",
+            "snapshots after steps 5, 10",
+        ]
+
     def test_a_run_of_no_steps(self, base: Path) -> None:
         plan = preview(run_of(base, "steps=0"))
         assert plan["phases"] == [] == plan["groups"][0]["phases"]

@@ -95,6 +95,14 @@ def test_killed_around_a_validation(tmp_path: Path) -> None:
     killed.ends_like_the_unbroken_run()
 
 
+def test_killed_with_an_average_and_snapshots(tmp_path: Path) -> None:
+    cyclic = ["scheduler=sgdr", "scheduler.cycles=3", "snapshots=true"]
+    killed = Killed(tmp_path, "average=ema", "accumulate=2", *cyclic)
+    assert killed.kill(13) == 13, "the step that ends the first cycle, of which it saves the end"
+    assert killed.kill(14) == 27
+    killed.ends_like_the_unbroken_run()
+
+
 def test_killed_with_workers_and_augmentation(tmp_path: Path) -> None:
     killed = Killed(tmp_path, "augment=crop", "trainer.workers=2")
     assert killed.kill(17) == 17

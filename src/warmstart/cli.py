@@ -27,6 +27,7 @@ commands:
   rank models=[...] [overrides] [--json] candidate weights by predicted transfer, untrained
   features group=L [overrides]           activations of all images, to .npz or Parquet
   report DIR... [--out FILE]             table and HTML from the records on disk
+  ensemble DIR... [--snapshots] [--json] what averaging the probabilities of runs gains
   models [PATTERN] [--json]              the architectures, their sizes and known weights
   store [DIR] [--clear PATTERN...]       what is kept for later runs: list it, empty it
 
@@ -35,7 +36,7 @@ commands:
 """
 _COMMANDS = (
     *("train", "compare", "status", "look", "plan", "check"),
-    *("rank", "features", "report", "models", "store"),
+    *("rank", "features", "report", "ensemble", "models", "store"),
 )
 _TAKING_OVERRIDES = ("train", "compare", "look", "plan", "check", "rank", "features")
 _DONE, _FAILED, _WRONG, _INTERRUPTED = 0, 1, 2, 130

@@ -187,6 +187,32 @@ def _store(args: list[str]) -> None:
     stock_command(options.folder, clear=options.clear)
 
 
+def _ensemble(args: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="warmstart ensemble",
+        description="Average the predicted probabilities of finished runs, those of an arm and "
+        "size over their seeds, and print accuracy and log loss of the members, of the ensemble, "
+        "and what it gains. From the files of predictions alone: nothing is run again.",
+    )
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="an output folder, a comparison in it, or runs, which make one ensemble together",
+    )
+    parser.add_argument(
+        "--snapshots",
+        action="store_true",
+        help="of the snapshots that each run kept (scheduler=sgdr snapshots=true)",
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+    options = parser.parse_args(args)
+    from warmstart.results.ensemble_table import ensemble_command
+
+    ensemble_command(options.folders, snapshots=options.snapshots, as_json=options.json)
+
+
 def _add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as of warmstart train")
     parser.add_argument(
@@ -201,6 +227,7 @@ OTHERS = {
     "rank": _rank,
     "features": _features,
     "report": _report,
+    "ensemble": _ensemble,
     "status": _status,
     "models": _models,
     "store": _store,

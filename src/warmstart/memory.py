@@ -29,7 +29,8 @@ class Memory:
 
     Attributes:
         model: Parameters and buffers.
-        optimizer: What the optimizer keeps of every parameter that ever trains, or of all.
+        optimizer: What the optimizer keeps of every parameter that ever trains, or of all; and the
+            average of the weights where there is one.
         training_step: The most that a training step holds at once: the batch, activations for the
             backward pass, gradients.
         validation_step: Likewise for a batch of validation, which has no backward pass.
@@ -75,9 +76,12 @@ def estimate(
     views = len(run.crops) if run.crops else 1
     most = max(len(run.images.val), len(run.images.test))
     batch = views * min(eval_batch(*run.images.size, views=views), most)
+    size = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    averaged = size if run.keeping.average is not None else 0
     return Memory(
-        model=sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())),
-        optimizer=optimizer_bytes(optimizer, trained, model.parameters()) if run.steps else 0,
+        model=size,
+        optimizer=averaged
+        + (optimizer_bytes(optimizer, trained, model.parameters()) if run.steps else 0),
         training_step=max(steps),
         validation_step=validation_step_bytes(model, (batch, *image)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from warmstart.data.batches import Batch
@@ -35,6 +36,7 @@ def evaluate(
     path: Path,
     loader_of: Callable[[str, Split], DataLoader[Batch]],
     crops: Crops | None = None,
+    snapshots: Sequence[Mapping[str, Tensor]] = (),
     progress: Callable[[int, int], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> dict[str, float]:
@@ -52,9 +54,12 @@ def evaluate(
         weights: Digest of the weights, kept in the file.
         path: ``predictions.npz``: ``classes``, ``weights``, and for each split S ``S_ids``,
             ``S_labels`` (int64 [n]) and ``S_logits`` (float32 [n, classes]): with several crops
-            their mean, or the logarithm of their mean probabilities.
+            their mean, or the logarithm of their mean probabilities. With snapshots also
+            ``S_snapshot_logits`` (float32 [snapshots, n, classes]).
         loader_of: Returns the batches of a split by its name, in its order.
         crops: What these show of each image; None for the pictures that training had.
+        snapshots: Other weights of the model, by name, that predict the splits too; in the end it
+            has those that it came with.
         progress: Called with the images that are predicted, and all images.
         ranks: This process among those that share the batches; the first one opens vaults, writes
             and knows the metrics.
@@ -66,22 +71,20 @@ def evaluate(
     absent = ranks.from_first([name for name in splits if f"{name}_logits" not in arrays])
     if absent:
         arrays |= {"classes": np.array(classes), "weights": np.array(weights)}
-        collect = _Collect(crops, sum(len(splits[name]) for name in absent), progress)
+        images = sum(len(splits[name]) for name in absent)
+        collect = _Collect(crops, images * (1 + len(snapshots)), progress)
         trainer.callbacks.append(collect)  # type: ignore[attr-defined]
         for name in absent:
             split = splits[name]
-            images = split if isinstance(split, Split) else _opened(split, path, ranks)
-            loader = loader_of(name, images)
-            try:
-                trainer.predict(task, loader, return_predictions=False)
-            except SystemExit as error:
-                # Lightning turns Ctrl-C into an exit with code 1, as after a failure.
-                raise KeyboardInterrupt from error
+            opened = split if isinstance(split, Split) else _opened(split, path, ranks)
+            loader = loader_of(name, opened)
+            predict = functools.partial(_logits, trainer, task, loader, collect, ranks)
             arrays[f"{name}_ids"] = np.array(split.ids)
             arrays[f"{name}_labels"] = split.labels
-            count = len(loader.dataset)  # type: ignore[arg-type]
-            logits = ranks.collected(collect.take(), count, everywhere=False)
-            arrays[f"{name}_logits"] = torch.cat(logits).numpy() if ranks.leads else np.empty(0)
+            arrays[f"{name}_logits"] = predict()
+            if snapshots:
+                others = _with_each(snapshots, task.model, predict)
+                arrays[f"{name}_snapshot_logits"] = np.stack(others)
         trainer.callbacks.remove(collect)  # type: ignore[attr-defined]
         if ranks.leads:
             publish(path, lambda part: _write(part, arrays))
@@ -93,6 +96,37 @@ def evaluate(
         values = classification_metrics(logits_of, torch.from_numpy(split.labels))
         metrics |= {f"{name}/{metric}": value for metric, value in values.items()}
     return metrics
+
+
+def _logits(
+    trainer: pl.Trainer,
+    task: Classification,
+    loader: DataLoader[Batch],
+    collect: _Collect,
+    ranks: Ranks,
+) -> np.ndarray:
+    """Return the predictions of all images, float32 [n, classes]; empty but on the first rank."""
+    try:
+        trainer.predict(task, loader, return_predictions=False)
+    except SystemExit as error:
+        # Lightning turns Ctrl-C into an exit with code 1, as after a failure.
+        raise KeyboardInterrupt from error
+    count = len(loader.dataset)  # type: ignore[arg-type]
+    logits = ranks.collected(collect.take(), count, everywhere=False)
+    return torch.cat(logits).numpy() if ranks.leads else np.empty(0)
+
+
+def _with_each(
+    weights: Sequence[Mapping[str, Tensor]], model: nn.Module, predict: Callable[[], np.ndarray]
+) -> list[np.ndarray]:
+    """Return what is predicted with each of some weights, and give the model its own back."""
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = []
+    for one in weights:
+        model.load_state_dict(one)
+        found.append(predict())
+    model.load_state_dict(own)
+    return found
 
 
 class _Collect(pl.Callback):

@@ -142,12 +142,14 @@ def _rest(plan: Plan) -> Table:
         "weights": _weights(plan["weights"]),
         "length": _length(plan),
         "features": _features(plan),
+        "keeping": "; ".join(plan["keeping"]),
         "images": _images(plan),
         "memory": _memory(plan),
         "writes": _logs(plan),
     }
-    if not plan["features"]:
-        del lines["features"]
+    for name in ("features", "keeping"):
+        if not plan[name]:
+            del lines[name]
     if plan["finished"]:
         lines["done"] = "this run is finished; warmstart train returns its record"
     for name, text in lines.items():

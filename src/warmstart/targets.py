@@ -22,6 +22,7 @@ TARGETS = {
     "optimizer": "warmstart.optim.optimizers.",
     "scheduler": "warmstart.optim.schedules.",
     "regularization": "warmstart.optim.regularization.",
+    "average": "warmstart.callbacks.averaging.",
     "trainer": "warmstart.trainer.",
     "logger": "warmstart.callbacks.",
 }

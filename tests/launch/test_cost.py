@@ -140,6 +140,12 @@ def test_runs_alike_tell_by_their_steps(tmp_path: Path) -> None:
     assert predict(planned(tmp_path, "data.per_class=1"), history) == (3.5, ALIKE)
 
 
+def test_a_run_that_ended_early_took_fewer_steps(tmp_path: Path) -> None:
+    finish(planned(tmp_path, "steps=100", "seed=1"), train=20.0, rest=1.0, stopped_at=40)
+    # Half a second each.
+    assert predict(planned(tmp_path, "steps=100"), History.read(tmp_path)) == (51.0, ALIKE)
+
+
 def test_runs_of_the_same_length_tell_before_others(tmp_path: Path) -> None:
     finish(planned(tmp_path, "steps=1000"), train=90.0)
     finish(planned(tmp_path, "seed=1"), train=10.0)

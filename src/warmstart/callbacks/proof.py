@@ -95,7 +95,7 @@ class FreezeProof(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classification)
-        self.end(pl_module.model)
+        self._close(pl_module.model, pl_module.last_step)
 
     def _phase(self) -> Phase:
         """Return the phase that is under way: one entry stands for each that came before."""

@@ -33,7 +33,6 @@ class RankSync(pl.Callback):
     Args:
         ranks: This process's place.
         phases: Of the run.
-        steps: Of the whole run.
         val_batches: Of a validation, on all ranks together.
         first_step: Where a resumed run continues.
 
@@ -51,13 +50,11 @@ class RankSync(pl.Callback):
         ranks: Ranks,
         phases: Sequence[Phase],
         *,
-        steps: int,
         val_batches: int,
         first_step: int = 0,
     ) -> None:
         self.ranks = ranks
         self.phases = phases
-        self.steps = steps
         self.val_batches = val_batches
         before = phases.index(active(phases, first_step - 1)) if first_step else 0
         self.divergence = [0.0] * before
@@ -129,7 +126,7 @@ class RankSync(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classification)
-        self._check(pl_module.model, self.steps - 1)
+        self._check(pl_module.model, pl_module.last_step)
 
     def _check(self, model: nn.Module, last_step: int) -> None:
         """Compare all tensors over all ranks at the end of a phase."""

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from warmstart import stopping
 from warmstart.callbacks import checkpoint
+from warmstart.callbacks.averaging import Averaging
+from warmstart.callbacks.early import EarlyStopping
 from warmstart.callbacks.proof import FreezeProof
 from warmstart.errors import RunError
 from warmstart.task import Classification, means
@@ -43,6 +45,9 @@ class Recorder(pl.Callback):
         checkpoint_seconds: Least time between two checkpoints.
         proof: Whose state a checkpoint holds.
         loggers: Mirrors of the rows.
+        averaging: Of the weights: those that are validated and kept; a checkpoint holds its state.
+        early: When the training ends before its last step.
+        snapshots_at: After how many steps the weights are kept as snapshots.
         progress: Called with the number of finished steps.
         writes: Whether it writes checkpoints; of the processes of a run only one does.
         accumulated: Micro-batches of a step that a lack of memory forced; a checkpoint says it.
@@ -58,6 +63,9 @@ class Recorder(pl.Callback):
         checkpoint_seconds: float,
         proof: FreezeProof,
         loggers: Sequence[Logger] = (),
+        averaging: Averaging | None = None,
+        early: EarlyStopping | None = None,
+        snapshots_at: Sequence[int] = (),
         progress: Callable[[int], None] = lambda step: None,
         accumulated: int = 0,
         writes: bool = True,
@@ -69,18 +77,23 @@ class Recorder(pl.Callback):
         self.checkpoint_seconds = checkpoint_seconds
         self.proof = proof
         self.loggers = loggers
+        self.averaging = averaging
+        self.early = early
+        self.snapshots_at = frozenset(snapshots_at)
         self.progress = progress
         self.writes = writes
         self.accumulated = accumulated
         self.done = 0
         self.rows: dict[str, list[Row]] = {"train": [], "val": []}
         self.best: dict[str, Any] | None = None
+        self.snapshots: list[dict[str, Any]] = []
         self._seconds_before = 0.0
         self._window: Tensor | None = None
         if resume is not None:
             self.done = resume["step"]
             self.rows, self.best = resume["rows"], resume["best"]
             self._seconds_before, self._window = resume["seconds"], resume["window"]
+            self.snapshots = resume.get("snapshots", [])
         self._owes_validation = resume is not None and not resume.get("validated", True)
         self._started = self._saved = time.monotonic()
 
@@ -88,6 +101,12 @@ class Recorder(pl.Callback):
     def seconds(self) -> float:
         """Seconds of training, those before a resume included."""
         return self._seconds_before + time.monotonic() - self._started
+
+    @property
+    def stopped_at(self) -> int | None:
+        """After how many steps early stopping has ended the training; None where it has not."""
+        over = self.early is not None and self.early.stops(self.rows["val"])
+        return self.done if over and self.done < self.steps else None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classification)
@@ -111,6 +130,8 @@ class Recorder(pl.Callback):
         assert isinstance(pl_module, Classification)
         self.done = pl_module.first_step + batch_idx + 1
         self.progress(self.done)
+        if self.done in self.snapshots_at:
+            self.snapshots.append({"step": self.done, "model": self._weights(pl_module)})
         if self.done % self.log_every == 0 or self.done == self.steps:
             self._log_train(trainer, pl_module)
         if self.done == self.steps:
@@ -137,11 +158,12 @@ class Recorder(pl.Callback):
         # Ties of the accuracy are common on small sets; the lower loss decides, then the earlier.
         rank = (row["accuracy"], -row["loss"])
         if self.best is None or rank > (self.best["accuracy"], -self.best["loss"]):
-            model = {k: v.detach().cpu().clone() for k, v in pl_module.model.state_dict().items()}
-            self.best = {**row, "model": model}
+            self.best = {**row, "model": self._weights(pl_module)}
         for logger in self.loggers:
             logger.log(self.rows)
-        if self.done < self.steps and (stopping.requested() or self._due()):
+        if self.stopped_at is not None:
+            trainer.should_stop = True
+        elif self.done < self.steps and (stopping.requested() or self._due()):
             self._save(trainer, pl_module)
             stopping.check()
 
@@ -151,6 +173,12 @@ class Recorder(pl.Callback):
         if stopping.requested() and trainer.world_size == 1:
             self._save(trainer, pl_module)
             stopping.check()
+
+    def _weights(self, task: Classification) -> dict[str, Tensor]:
+        """Return a copy of the weights that validations see, by name."""
+        model = task.model
+        kept = model.state_dict() if self.averaging is None else self.averaging.weights(model)
+        return {name: tensor.detach().cpu().clone() for name, tensor in kept.items()}
 
     def _log_train(self, trainer: pl.Trainer, task: Classification) -> None:
         row = {"step": self.done, "seconds": self.seconds, **means(task.train_sums)}
@@ -187,12 +215,16 @@ class Recorder(pl.Callback):
     def _write(
         self, task: Classification, optimizer: dict[str, Any] | None, *, validated: bool
     ) -> None:
+        if self.averaging is not None:
+            self.averaging.restore(task.model)
         state = {
             "step": self.done,
             "model": task.model.state_dict(),
             "optimizer": optimizer,
             "rows": copy.deepcopy(self.rows),
             "best": self.best,
+            "average": self.averaging and self.averaging.state(),
+            "snapshots": self.snapshots,
             "seconds": self.seconds,
             "window": task.train_sums.cpu(),
             "proof": self.proof.state(),

@@ -211,7 +211,7 @@ def _past(content: Mapping[str, Any]) -> tuple[str, Past]:
     # Of a run that was resumed, the whole is that of its last attempt, but the training all of it.
     rest = max(0.0, total - train)
     cached = any(phase["cached"] for phase in content.get("features", ()))
-    steps = max(1, config["steps"])
+    steps = max(1, content.get("stopped_at") or config["steps"])
     entry = Past(_recipe(config), config["strategy"], cached, steps, train, rest)
     return _kind(config, content["input"]), entry
 

@@ -46,6 +46,7 @@ class Record:
             ``moving_statistics`` (frozen groups whose BatchNorm statistics moved by choice).
         accumulated: Micro-batches into which a lack of memory made each step's batch be cut;
             0 where memory sufficed (``accumulate`` of the config says what was asked for).
+        stopped_at: After how many steps early stopping ended the training; None where it did not.
         rank_divergence: Of a run in several processes (``trainer.devices``), for each phase the
             largest difference of any parameter or buffer between two of them at its end: 0.0, or
             the run has failed. Empty for one process.
@@ -79,6 +80,7 @@ class Record:
     init: dict[str, Any] = dataclasses.field(default_factory=dict)
     freeze_proof: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     accumulated: int = 0
+    stopped_at: int | None = None
     rank_divergence: list[float] = dataclasses.field(default_factory=list)
     features: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     probe: dict[str, Any] = dataclasses.field(default_factory=dict)

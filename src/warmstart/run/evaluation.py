@@ -47,6 +47,7 @@ def evaluation(
             path=run.folder / "predictions.npz",
             loader_of=shortcuts.evaluation,
             crops=run.crops,
+            snapshots=[snapshot["model"] for snapshot in recorder.snapshots],
             # One of several processes cannot leave alone.
             progress=None if ranks.world > 1 else _heed_stop(run, task, recorder),
             ranks=ranks,

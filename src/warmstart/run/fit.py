@@ -11,6 +11,7 @@ import torch
 
 from warmstart import configs
 from warmstart.callbacks import checkpoint
+from warmstart.callbacks.averaging import Averaging
 from warmstart.callbacks.proof import FreezeProof
 from warmstart.callbacks.ranks import RankSync
 from warmstart.callbacks.recorder import Logger, Recorder
@@ -84,12 +85,15 @@ def fit(
         log_every=run.config["log_every_steps"],
         checkpoint_seconds=run.config["checkpoint_seconds"],
         loggers=loggers,
+        averaging=_averaging(run, resume),
+        early=run.keeping.early,
+        snapshots_at=run.keeping.snapshots,
         progress=lambda step: report.step(step, run.steps),
         accumulated=accumulated,
         writes=ranks.leads,
         resume=resume,
     )
-    if task.first_step >= run.steps:
+    if task.first_step >= run.steps or recorder.stopped_at is not None:
         # What was checked before the checkpoint was written.
         checked = [0.0] * len(run.phases) if ranks.world > 1 and run.steps else []
         return task, recorder, checked
@@ -116,11 +120,12 @@ def _train(
 ) -> list[float]:
     """Let Lightning do the steps that are left; return the divergence of the ranks."""
     first = task.first_step
-    callbacks = [recorder.proof, run.phase_schedule(groups), recorder]
+    averaging = [] if recorder.averaging is None else [recorder.averaging]
+    callbacks = [recorder.proof, run.phase_schedule(groups), *averaging, recorder]
     together, divergence = None, list[float]()
     if ranks.world > 1:
         count = len(EvalBatches(run.images.val))
-        sync = RankSync(ranks, run.phases, steps=run.steps, val_batches=count, first_step=first)
+        sync = RankSync(ranks, run.phases, val_batches=count, first_step=first)
         callbacks, divergence = [sync, *callbacks], sync.divergence
         freezes = any(phase.groups < len(groups) for phase in run.phases)
         together = ddp(unused=freezes or bool(run.architecture.auxiliary))
@@ -134,6 +139,13 @@ def _train(
     val = shortcuts.validation(lambda: task.last_step)
     trainer.fit(task, shortcuts.training(first), val)
     return divergence
+
+
+def _averaging(run: Run, resume: dict[str, Any] | None) -> Averaging | None:
+    average = run.keeping.average
+    if average is None:
+        return None
+    return Averaging(average, resume=resume["average"] if resume else None)
 
 
 def task_of(

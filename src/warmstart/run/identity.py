@@ -55,10 +55,13 @@ _NO_REGULARIZATION = {
 # so that finished runs stay valid.
 NEUTRAL: dict[str, Any] = {
     "accumulate": 1,
+    "average": {"_target_": "warmstart.callbacks.averaging.none"},
+    "early_stopping": {"patience": None, "metric": "accuracy", "min_delta": 0.0},
     "optimizer.decoupled": False,
     "regularization": _NO_REGULARIZATION,
     **{f"regularization.{name}": value for name, value in _NO_REGULARIZATION.items()},
     "scheduler.at_epochs": None,
+    "snapshots": False,
     "strategy.restart_schedule": False,
     "trainer.devices": 1,
     "trainer.sync_batchnorm": False,

@@ -27,6 +27,7 @@ from warmstart.optim.regularization import Regularization
 from warmstart.optim.schedules import Schedule
 from warmstart.results.record import Record, read
 from warmstart.run.cut_models import architecture_of, model_node
+from warmstart.run.keeping import Keeping
 from warmstart.run.origins import WEIGHTS_FILE
 from warmstart.run.regularizing import regularization_of
 from warmstart.strategies.phases import Phase
@@ -48,6 +49,7 @@ class Run:
         init: What the weights are before step 0.
         weights: What to load, or None.
         source: The run that makes these weights, which must be finished first.
+        keeping: Which weights it keeps beside the best ones, and whether it may end early.
         crops: Of every image at the final evaluation; None for its centre alone.
         unlabelled: Images for the pretraining without labels, and their digest; None takes those
             of the run.
@@ -70,6 +72,7 @@ class Run:
     probe: Probe | None
     schedule: Schedule
     augment: Augment
+    keeping: Keeping
     crops: Crops | None
 
     @property

@@ -25,6 +25,7 @@ from warmstart.optim.schedules import Schedule, restarted
 from warmstart.run import feed
 from warmstart.run.cut_models import architecture_of, model_node
 from warmstart.run.identity import key
+from warmstart.run.keeping import keeping_of
 from warmstart.run.origins import check_same_net, named_weights, weights_of_run
 from warmstart.run.plan import Run, model_groups
 from warmstart.run.probe_config import NO_STEPS, check_probe, strategy_of
@@ -82,6 +83,7 @@ def _prepare(cfg: DictConfig | Mapping[str, Any], chain: tuple[str, ...], elsewh
     if probe is not None:
         check_probe(probe, config, augment=augment, architecture=architecture, groups=groups)
         config |= NO_STEPS
+    keeping = keeping_of(config, phases, images=len(images.train))
     loaded = weights if isinstance(init, Pretrained) else None
     identifier = key(
         config,
@@ -112,6 +114,7 @@ def _prepare(cfg: DictConfig | Mapping[str, Any], chain: tuple[str, ...], elsewh
         probe=probe,
         schedule=schedule,
         augment=augment,
+        keeping=keeping,
         crops=crops_of(config, images.train),
     )
 

@@ -161,6 +161,7 @@ def conclude(
         init={"weights": run.origins, **ready.initial[0]},
         freeze_proof=recorder.proof.entries,
         accumulated=recorder.accumulated,
+        stopped_at=recorder.stopped_at,
         rank_divergence=divergence,
         features=[decision.as_dict() for decision in shortcuts.decisions],
         probe=fitted.notes,
