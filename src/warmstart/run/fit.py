@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from pytorch_lightning import Callback
 
 from warmstart import configs
 from warmstart.callbacks import checkpoint
 from warmstart.callbacks.proof import FreezeProof
 from warmstart.callbacks.ranks import RankSync
 from warmstart.callbacks.recorder import Logger, Recorder
+from warmstart.callbacks.watch import Watch, copies, look_interval
 from warmstart.data.batches import EvalBatches
 from warmstart.models import layers
 from warmstart.ranks import ALONE, Ranks
@@ -68,6 +70,8 @@ def fit(
         _log.info("going on after step %d of %d", resume["step"], run.steps)
         accumulated = resume.get("accumulated", 0)  # a checkpoint of an older version has none
     micro = accumulated or run.config["accumulate"]
+    watched = _watched(run, groups) if ranks.leads else []
+    initial = copies(watched)  # before the weights of a checkpoint stand in their place
     task = _task(run, model, groups, shortcuts, resume, micro, ranks)
     recorder = Recorder(
         run.folder,
@@ -88,8 +92,12 @@ def fit(
         checked = [0.0] * len(run.phases) if ranks.world > 1 and run.steps else []
         return task, recorder, checked
     report.stage("training", step=task.first_step)
+    callbacks: list[Callback] = [recorder.proof, run.phase_schedule(groups)]
+    if watched:
+        interval = look_interval(run.steps, run.config["watch_every_steps"])
+        callbacks.append(Watch(watched, initial, recorder, interval=interval))
     try:
-        divergence = _train(run, groups, shortcuts, task, recorder, ranks)
+        divergence = _train(run, groups, shortcuts, task, [*callbacks, recorder], ranks)
     except SystemExit as error:
         # Lightning turns Ctrl-C into an exit with code 1, which would look like a failed run.
         raise KeyboardInterrupt from error
@@ -105,12 +113,11 @@ def _train(
     groups: list[layers.LayerGroup],
     shortcuts: Shortcuts,
     task: Classification,
-    recorder: Recorder,
+    callbacks: list[Callback],
     ranks: Ranks,
 ) -> list[float]:
     """Let Lightning do the steps that are left; return the divergence of the ranks."""
     first = task.first_step
-    callbacks = [recorder.proof, run.phase_schedule(groups), recorder]
     together, divergence = None, list[float]()
     if ranks.world > 1:
         count = len(EvalBatches(run.images.val))
@@ -128,6 +135,14 @@ def _train(
     val = shortcuts.validation(lambda: task.last_step)
     trainer.fit(task, shortcuts.training(first), val)
     return divergence
+
+
+def _watched(run: Run, groups: Sequence[layers.LayerGroup]) -> list[layers.LayerGroup]:
+    """Return the groups that train at any step, where the run looks at them."""
+    if not look_interval(run.steps, run.config["watch_every_steps"]):
+        return []
+    frozen = len(groups) - max(phase.groups for phase in run.phases)
+    return list(groups[frozen:])
 
 
 def _task(

@@ -47,11 +47,16 @@ NOT_IDENTITY = (
 
 # Keys that came later, with the value at which all is as it was before: there they are left out,
 # so that finished runs stay valid.
-NEUTRAL = {"accumulate": 1, "trainer.devices": 1, "trainer.sync_batchnorm": False}
+NEUTRAL = {
+    "accumulate": 1,
+    "trainer.devices": 1,
+    "trainer.sync_batchnorm": False,
+    "watch_every_steps": None,
+}
 
 
 # Keys that have no effect on a probe, which takes no steps.
-_NOT_OF_PROBES = ("accumulate", "optimizer", "scheduler")
+_NOT_OF_PROBES = ("accumulate", "optimizer", "scheduler", "watch_every_steps")
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:

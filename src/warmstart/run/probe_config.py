@@ -69,6 +69,11 @@ def check_probe(
         raise ConfigError(
             f"balance={config['balance']}, but {name} weighs every image alike; give balance=none"
         )
+    if config["watch_every_steps"]:
+        raise ConfigError(
+            f"watch_every_steps is {config['watch_every_steps']}, but {name} takes no steps; give "
+            "watch_every_steps=null"
+        )
     devices = config["trainer"].get("devices", 1)
     if devices > 1:
         raise ConfigError(

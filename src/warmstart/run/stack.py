@@ -154,6 +154,8 @@ def _head(ready: Ready) -> str | None:
     run, groups, (decision, *more) = ready.run, ready.fitted.groups, ready.fitted.decisions
     if more or decision.cut is None or run.phases[0].groups > 1 or not run.steps:
         return None
+    if run.config["watch_every_steps"]:  # there are no looks here
+        return None
     if run.probe is not None or len(run.architecture.heads) != 1:
         return None
     (path,) = run.architecture.heads
