@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from warmstart.results import figures
 from warmstart.results import page_tables as tables
+from warmstart.results.advice import by_arm as advice_by_arm
 from warmstart.results.comparison import Comparison
 from warmstart.results.differences import Difference, differences
 from warmstart.results.features import by_arm
@@ -26,10 +27,12 @@ from warmstart.results.verdict import (
     problem,
     vault,
 )
+from warmstart.results.watch_figures import update_ratios
 from warmstart.store import publish
 
 Found = Sequence[Sequence[Difference]] | None
 TEMPLATE = "page.html.j2"
+_SAID = 3  # of an arm, at a glance
 
 
 def write(comparisons: Sequence[Comparison], path: Path, found: Found = None) -> None:
@@ -47,6 +50,8 @@ def render(comparisons: Sequence[Comparison], found: Found = None) -> str:
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["minus"] = _minus
+    environment.filters["capital"] = lambda text: text[:1].upper() + text[1:]
+    environment.globals.update(said=_SAID)
     environment.globals.update(thin_lines=figures.THIN_LINES, listed=tables.LISTED, cached=by_arm)
     known = found or map(differences, comparisons)
     sections = [_section(*pair, i) for i, pair in enumerate(zip(comparisons, known, strict=True))]
@@ -86,6 +91,13 @@ def _section(comparison: Comparison, found: Sequence[Difference], index: int) ->
             for i, size in enumerate(comparison.sizes)
             if f"c{index}-steps-{i}" in drawn
         ],
+        "largest": size_phrase(comparison.sizes[-1]),
+        "advice": advice_by_arm(comparison),
+        "watched": [
+            (arm, f"c{index}-watch-{i}")
+            for i, arm in enumerate(comparison.arms)
+            if f"c{index}-watch-{i}" in drawn
+        ],
         "others": tables.other_metrics(comparison),
         "times": tables.times(comparison),
         "config": config_differences(comparison),
@@ -106,6 +118,10 @@ def _figures(comparison: Comparison, index: int) -> dict[str, Any]:
         if figures.has_curves([cell for cell in comparison.cells if cell.size == size]):
             for over in ("steps", "seconds"):
                 drawn[f"c{index}-{over}-{i}"] = figures.learning_curves(comparison, size, over=over)
+    for i, arm in enumerate(comparison.arms):
+        watched = update_ratios(comparison, arm, comparison.sizes[-1])
+        if watched is not None:
+            drawn[f"c{index}-watch-{i}"] = watched
     return drawn
 
 
