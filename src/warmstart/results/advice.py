@@ -11,7 +11,8 @@ from warmstart.results.diagnosis import diagnose
 from warmstart.results.record import Record
 from warmstart.results.watching import flags
 
-# A number by itself; that of a group's name (layer2.0) stays.
+# What may differ between runs of which one thing is said: the group that shows it most, numbers.
+_GROUP = re.compile(r"\bgroup \S+(?: \(and \d+ other groups?\))?")
 _NUMBER = re.compile(r"(?<![\w.-])-?\d[\d.,]*(?:e[+-]?\d+)?")
 
 
@@ -34,8 +35,8 @@ def sentences(record: Record) -> tuple[str, ...]:
 def by_arm(comparison: Comparison) -> dict[str, list[str]]:
     """Return what to look at in the runs of each arm: "3 of 5 runs: ...", the most frequent first.
 
-    Sentences that differ in their numbers alone count as one, and the first of them is given. Arms
-    of which nothing is said are left out.
+    Sentences that differ in their group and numbers alone count as one, and the first of them is
+    given. Arms of which nothing is said are left out.
     """
     found = {}
     for arm, cells in comparison.by_arm.items():
@@ -44,7 +45,7 @@ def by_arm(comparison: Comparison) -> dict[str, list[str]]:
         counts: Counter[str] = Counter()
         for cell in runs:
             for sentence in cell.sentences:
-                kind = _NUMBER.sub("#", sentence)
+                kind = _NUMBER.sub("#", _GROUP.sub("group #", sentence))
                 first.setdefault(kind, sentence)
                 counts[kind] += 1
         if counts:

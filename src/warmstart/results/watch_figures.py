@@ -28,7 +28,9 @@ def update_ratios(comparison: Comparison, arm: str, size: Size) -> go.Figure | N
     """
     runs = [cell.record for cell in comparison.finished(arm, size) if cell.record]
     looks = [run.curves["watch"] for run in runs if run.curves.get("watch")]
-    names = dict.fromkeys(n for look in looks for n in look if n.startswith(_RATIO))
+    known = {name for look in looks for name in look}
+    rows = [row for run in runs for row in run.groups]  # input first
+    names = dict.fromkeys(n for row in rows if (n := f"{_RATIO}{row['group']}") in known)
     steps = sorted(set.intersection(*(set(look["step"]) for look in looks))) if looks else []
     if not steps or not names:
         return None
@@ -64,5 +66,5 @@ def _medians(
 
 def _color(rank: int, groups: int) -> str:
     """Return a group's color; neither end of the scale would do on both a light and a dark page."""
-    place = 0.25 + 0.55 * rank / max(1, groups - 1)
+    place = 0.3 + 0.52 * rank / max(1, groups - 1)
     return str(sample_colorscale("Viridis", [place])[0])
