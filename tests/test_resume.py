@@ -53,7 +53,8 @@ class Killed:
         other = self.root / "unbroken" / "runs" / self.key / "best.safetensors"
         assert (self.folder / "best.safetensors").read_bytes() == other.read_bytes()
         rows = [line.split(",")[0] for line in (self.folder / "metrics.csv").open()][1:]
-        steps = {*record.curves["train"]["step"], *record.curves["val"]["step"]}
+        # A head that trains alone, on stored features, is not looked at.
+        steps = {step for curve in record.curves.values() for step in curve["step"]}
         assert [int(step) for step in rows] == sorted(steps)
         # Neither checkpoints nor half-written files are left.
         names = {path.name for path in self.folder.iterdir()}

@@ -15,9 +15,9 @@ from torch import Tensor
 from warmstart import stopping
 from warmstart.callbacks import checkpoint
 from warmstart.callbacks.averaging import Averaging
+from warmstart.callbacks.divergence import FiniteSteps, diverged
 from warmstart.callbacks.early import EarlyStopping
 from warmstart.callbacks.proof import FreezeProof
-from warmstart.errors import RunError
 from warmstart.task import Classification, means
 
 Row = dict[str, float]
@@ -27,7 +27,7 @@ class Logger(Protocol):
     """Where the rows of a run go as well; the record does not depend on it."""
 
     def log(self, rows: dict[str, list[Row]]) -> None:
-        """Take all rows so far: lists named ``train`` and ``val``."""
+        """Take all rows so far: lists named ``train``, ``val`` and, with looks, ``watch``."""
         ...
 
     def finish(self, rows: dict[str, list[Row]], metrics: dict[str, float]) -> None:
@@ -94,6 +94,7 @@ class Recorder(pl.Callback):
             self.rows, self.best = resume["rows"], resume["best"]
             self._seconds_before, self._window = resume["seconds"], resume["window"]
             self.snapshots = resume.get("snapshots", [])
+        self._finite = FiniteSteps(resume.get("finite", self.done) if resume else 0)
         self._owes_validation = resume is not None and not resume.get("validated", True)
         self._started = self._saved = time.monotonic()
 
@@ -129,6 +130,7 @@ class Recorder(pl.Callback):
     ) -> None:
         assert isinstance(pl_module, Classification)
         self.done = pl_module.first_step + batch_idx + 1
+        self._finite.add(pl_module.train_sums[0])
         self.progress(self.done)
         if self.done in self.snapshots_at:
             self.snapshots.append({"step": self.done, "model": self._weights(pl_module)})
@@ -184,12 +186,9 @@ class Recorder(pl.Callback):
         row = {"step": self.done, "seconds": self.seconds, **means(task.train_sums)}
         row["lr"] = trainer.optimizers[0].param_groups[-1]["lr"]
         task.train_sums.zero_()
-        self.rows["train"].append(row)
         if not math.isfinite(row["loss"]):
-            raise RunError(
-                f"the training loss is {row['loss']} at step {self.done} with a rate of "
-                f"{row['lr']:g} at the head; lower optimizer.lr or add scheduler.warmup_steps"
-            )
+            raise diverged(self.rows, finite=self._finite.count, lr=row["lr"])
+        self.rows["train"].append(row)
 
     def _validates(self, trainer: pl.Trainer) -> bool:
         # Right before a validation would lose it on resume; on_validation_end saves instead.
@@ -227,6 +226,7 @@ class Recorder(pl.Callback):
             "snapshots": self.snapshots,
             "seconds": self.seconds,
             "window": task.train_sums.cpu(),
+            "finite": self._finite.count,
             "proof": self.proof.state(),
             "accumulated": self.accumulated,
             "validated": validated,

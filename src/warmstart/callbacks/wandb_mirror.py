@@ -40,7 +40,7 @@ class WandbMirror:
         mode: str | None = None,
     ) -> None:
         self._run: Any = None
-        self._sent = {"train": 0, "val": 0}
+        self._sent = {"train": 0, "val": 0, "watch": 0}
         self._dark = False
         with self._guard():
             import wandb

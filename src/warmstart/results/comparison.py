@@ -26,6 +26,7 @@ class Cell:
         command: What repeats this run.
         folder: Where its files are, or would be.
         record: None where the run has not ended.
+        sentences: What to look at in it, see `warmstart.results.advice`.
     """
 
     key: str
@@ -36,6 +37,7 @@ class Cell:
     command: str
     folder: Path
     record: Record | None
+    sentences: tuple[str, ...] = ()
 
     @property
     def status(self) -> str:

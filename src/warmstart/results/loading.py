@@ -67,7 +67,10 @@ def _planned(folder: Path) -> Comparison:
         )
     del plan  # of thousands of cells it takes more memory than their rows
     reader = Reader()
-    cells = tuple(Cell(*row, runs / row[0], reader(runs / row[0])) for row in rows)
+    found = {row[0]: reader(runs / row[0]) for row in rows}
+    cells = tuple(
+        Cell(*row, runs / row[0], found[row[0]], reader.sentences.get(row[0], ())) for row in rows
+    )
     _check_versions(folder, cells)
     return Comparison(names[0], names[1], Metric(names[2]), names[3], cells)
 
@@ -88,14 +91,18 @@ def _unplanned(name: str, folders: list[Path]) -> list[Comparison]:
         shares = ", shares" if mixed and isinstance(size, float) else ""
         folds = ", folds" if mixed and fold is not None else ""
         kinds.setdefault(f"{name}{shares}{folds}", []).append(entry)
-    return [_of_runs(kind, entries) for kind, entries in kinds.items()]
+    return [_of_runs(kind, entries, reader) for kind, entries in kinds.items()]
 
 
-def _of_runs(name: str, found: list[tuple[Path, Record]]) -> Comparison:
+def _of_runs(name: str, found: list[tuple[Path, Record]], reader: Reader) -> Comparison:
     runs = [run for _, run in found]
     labels = selection.labels(runs, [(_size(run), run.seed, _fold(run)) for run in runs])
+    said = reader.sentences
     cells = [
-        Cell(run.key, arm, _size(run), run.seed, _fold(run), _command(run), folder, run)
+        Cell(
+            *(run.key, arm, _size(run), run.seed, _fold(run), _command(run), folder, run),
+            said[run.key],
+        )
         for (folder, run), arm in zip(found, labels, strict=True)
     ]
     # Scratch is the reference where there is any: what starts with it comes first.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +12,27 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from warmstart.results import figures
-from warmstart.results.comparison import Cell, Comparison
+from warmstart.results import page_tables as tables
+from warmstart.results.advice import by_arm as advice_by_arm
+from warmstart.results.comparison import Comparison
 from warmstart.results.differences import Difference, differences
 from warmstart.results.features import by_arm
-from warmstart.results.metric import Metric, Size, size_axis, size_label, size_phrase
+from warmstart.results.metric import size_axis, size_label, size_phrase
 from warmstart.results.selection import config_differences
-from warmstart.results.statistics import Interval
 from warmstart.results.verdict import (
     basis,
-    data_notes,
     findings,
     grounds,
     macro,
-    outcome_label,
-    p_label,
     problem,
     vault,
 )
+from warmstart.results.watch_figures import update_ratios
 from warmstart.store import publish
 
 Found = Sequence[Sequence[Difference]] | None
 TEMPLATE = "page.html.j2"
-# Width of a drawn interval in the table of differences, in pixels.
-DRAWN_WIDTH = 160
-LISTED = 50  # of the images that were left out, and of the runs without a result
+_SAID = 3  # of an arm, at a glance
 
 
 def write(comparisons: Sequence[Comparison], path: Path, found: Found = None) -> None:
@@ -53,7 +50,9 @@ def render(comparisons: Sequence[Comparison], found: Found = None) -> str:
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["minus"] = _minus
-    environment.globals.update(thin_lines=figures.THIN_LINES, listed=LISTED, cached=by_arm)
+    environment.filters["capital"] = lambda text: text[:1].upper() + text[1:]
+    environment.globals.update(said=_SAID)
+    environment.globals.update(thin_lines=figures.THIN_LINES, listed=tables.LISTED, cached=by_arm)
     known = found or map(differences, comparisons)
     sections = [_section(*pair, i) for i, pair in enumerate(zip(comparisons, known, strict=True))]
     drawn = {name: text for section in sections for name, text in section["figures"].items()}
@@ -80,11 +79,11 @@ def _section(comparison: Comparison, found: Sequence[Difference], index: int) ->
         "size_axis": size_axis(comparison.sizes),
         "sizes": [size_label(size) for size in comparison.sizes],
         "basis": basis(comparison, "n"),
-        "table": _table(comparison, beside),
+        "table": tables.results(comparison, beside),
         "macro": beside,
         "vault": vault(comparison),
-        "data": _data(comparison),
-        "differences": _differences(comparison, found, styles),
+        "data": tables.data(comparison),
+        "differences": tables.difference_rows(comparison, found, styles),
         "family": sum(d.interval.low is not None for d in found),
         "figures": {name: _json(figure) for name, figure in drawn.items()},
         "curve_sizes": [
@@ -92,82 +91,20 @@ def _section(comparison: Comparison, found: Sequence[Difference], index: int) ->
             for i, size in enumerate(comparison.sizes)
             if f"c{index}-steps-{i}" in drawn
         ],
-        "others": _other_metrics(comparison),
-        "times": _times(comparison),
+        "largest": size_phrase(comparison.sizes[-1]),
+        "advice": advice_by_arm(comparison),
+        "watched": [
+            (arm, f"c{index}-watch-{i}")
+            for i, arm in enumerate(comparison.arms)
+            if f"c{index}-watch-{i}" in drawn
+        ],
+        "others": tables.other_metrics(comparison),
+        "times": tables.times(comparison),
         "config": config_differences(comparison),
-        "runs": [_row(cell, comparison.metric) for cell in comparison.cells],
-        "versions": _gathered(c.record.versions for c in comparison.cells if c.record),
-        "environment": _environment(comparison),
+        "runs": [tables.run_row(cell, comparison.metric) for cell in comparison.cells],
+        "versions": tables.gathered(c.record.versions for c in comparison.cells if c.record),
+        "environment": tables.environment(comparison),
     }
-
-
-def _table(
-    comparison: Comparison, beside: Metric | None
-) -> list[tuple[str, list[dict[str, Any] | None]]]:
-    metric = comparison.metric
-
-    def entry(arm: str, size: Size) -> dict[str, Any] | None:
-        interval = comparison.interval(arm, size)
-        if interval is None:
-            return None
-        other = comparison.interval(arm, size, metric=beside.name) if beside else None
-        return {
-            "mean": metric.value(interval.mean),
-            "ends": "" if interval.low is None else metric.ends(interval),
-            "n": interval.n,
-            "macro": metric.value(other.mean) if other else "",
-            "macro_ends": "" if other is None or other.low is None else metric.ends(other),
-        }
-
-    return [(arm, [entry(arm, size) for size in comparison.sizes]) for arm in comparison.arms]
-
-
-def _differences(
-    comparison: Comparison, found: Sequence[Difference], styles: dict[str, figures.Style]
-) -> list[dict[str, Any]]:
-    metric = comparison.metric
-    ends = [0.0] + [
-        end
-        for d in found
-        for i in (d.interval, d.simultaneous)
-        for end in (i.mean, i.low, i.high)
-        if end is not None
-    ]
-    low, span = min(ends), max(max(ends) - min(ends), 1e-9)
-
-    def place(value: float) -> float:
-        return round(6 + (value - low) / span * (DRAWN_WIDTH - 12), 1)
-
-    def line(interval: Interval) -> tuple[float, float] | None:
-        if interval.low is None or interval.high is None:
-            return None
-        return place(interval.low), place(interval.high)
-
-    return [
-        {
-            "arm": d.arm,
-            "first": i == 0 or found[i - 1].arm != d.arm,
-            "rows": sum(other.arm == d.arm for other in found),
-            "size": size_label(d.size),
-            "n": d.interval.n,
-            "mean": metric.value(d.interval.mean, sign=True),
-            "interval": metric.ends(d.interval, sign=True),
-            "simultaneous": metric.ends(d.simultaneous, sign=True),
-            "over_images": metric.ends(d.over_images, sign=True) if d.over_images else "-",
-            "p": p_label(d),
-            "unpaired": d.unpaired_because,
-            "preprocessing": d.preprocessing,
-            "outcome": outcome_label(d),
-            "kind": d.outcome,
-            "color": styles[d.arm].color,
-            "width": DRAWN_WIDTH,
-            "zero": place(0.0),
-            "dot": place(d.interval.mean),
-            "thick": line(d.interval),
-            "thin": line(d.simultaneous),
-        }
-        for i, d in enumerate(found)
-    ]
 
 
 def _figures(comparison: Comparison, index: int) -> dict[str, Any]:
@@ -181,6 +118,10 @@ def _figures(comparison: Comparison, index: int) -> dict[str, Any]:
         if figures.has_curves([cell for cell in comparison.cells if cell.size == size]):
             for over in ("steps", "seconds"):
                 drawn[f"c{index}-{over}-{i}"] = figures.learning_curves(comparison, size, over=over)
+    for i, arm in enumerate(comparison.arms):
+        watched = update_ratios(comparison, arm, comparison.sizes[-1])
+        if watched is not None:
+            drawn[f"c{index}-watch-{i}"] = watched
     return drawn
 
 
@@ -188,104 +129,6 @@ def _json(figure: Any) -> str:
     """Return a figure as JSON that cannot end the script element it stands in."""
     text: str = figure.to_json()
     return text.replace("<", "\\u003c")
-
-
-def _other_metrics(comparison: Comparison) -> dict[str, Any]:
-    split = comparison.metric.name.partition("/")[0]
-    names = sorted({name for c in comparison.cells if c.record for name in c.record.metrics})
-    shown = [Metric(n) for n in names if n.startswith(f"{split}/") and n != comparison.metric.name]
-    rows = []
-    for size in comparison.sizes:
-        for arm in comparison.arms:
-            entries = [(m, comparison.interval(arm, size, metric=m.name)) for m in shown]
-            if any(interval for _, interval in entries):
-                rows.append((size_label(size), arm, [_plus_minus(m, i) for m, i in entries]))
-    return {"metrics": shown, "rows": rows}
-
-
-def _plus_minus(metric: Metric, interval: Interval | None) -> tuple[str, str]:
-    if interval is None:
-        return "-", ""
-    half = "" if interval.high is None else metric.value(interval.high - interval.mean)
-    return metric.value(interval.mean), half
-
-
-def _times(comparison: Comparison) -> list[dict[str, Any]]:
-    rows = []
-    for arm in comparison.arms:
-        times = [t for s in comparison.sizes for t in figures.train_seconds(comparison, arm, s)]
-        if times:
-            rows.append(
-                {
-                    "arm": arm,
-                    "runs": len(times),
-                    "mean": _seconds(sum(times) / len(times)),
-                    "range": f"{_seconds(min(times))} to {_seconds(max(times))}",
-                    "sum": _seconds(sum(times)),
-                }
-            )
-    return rows
-
-
-def _data(comparison: Comparison) -> dict[str, Any]:
-    """Return the images of each split, and what was left out of them and why."""
-    counts: dict[str, list[str]] = {}
-    for size in comparison.sizes:
-        runs = [c.record.data for c in comparison.cells if c.size == size and c.record]
-        if found := [data["counts"] for data in runs if "counts" in data]:
-            splits = ("train", "val", "test")
-            counts[size_label(size)] = [_span([count[s] for count in found]) for s in splits]
-    if len(set(map(tuple, counts.values()))) == 1 < len(counts):
-        counts = {"all sizes": next(iter(counts.values()))}
-    lists = {"Damaged images, skipped": "skipped", "Duplicates, dropped": "dropped"}
-    images = {title: list(comparison.noted(name).items()) for title, name in lists.items()}
-    return {
-        "counts": counts,
-        "notes": data_notes(comparison),
-        "warnings": list(comparison.noted("warnings")),
-        "lists": [(title, len(rows), rows[:LISTED]) for title, rows in images.items() if rows],
-    }
-
-
-def _span(counts: Sequence[int]) -> str:
-    low, high = min(counts), max(counts)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def _row(cell: Cell, metric: Metric) -> dict[str, Any]:
-    value, run = cell.value(metric.name), cell.record
-    seconds = run.timing.get("train_seconds") if run else None
-    return {
-        "cell": cell,
-        "size": size_label(cell.size),
-        "value": "-" if value is None else metric.value(value),
-        "opened": run.test_opened if run else "-",
-        "seconds": "-" if seconds is None else _seconds(seconds),
-    }
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
-
-
-def _environment(comparison: Comparison) -> list[tuple[str, str]]:
-    """Return what is said about the machines, where few enough values can be listed."""
-    found = _gathered(c.record.environment for c in comparison.cells if c.record)
-    return [
-        (name, ", ".join(values) if len(values) <= 3 else f"{len(values)} different values")
-        for name, values in found.items()
-        if name not in ("command", "traceback")
-    ]
-
-
-def _gathered(mappings: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Return every key with its different values in the order of their appearance."""
-    found: dict[str, dict[str, None]] = {}
-    for mapping in mappings:
-        for name, value in mapping.items():
-            if value not in (None, ""):
-                found.setdefault(name, {})[str(value)] = None
-    return {name: list(values) for name, values in found.items()}
 
 
 def _minus(text: object) -> Markup:

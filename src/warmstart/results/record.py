@@ -35,9 +35,13 @@ class Record:
         test_opened: How often the test split was opened: once, or again after a kill between the
             opening and the file of predictions.
         data: ``counts`` per split, ``skipped`` (damaged images) and ``dropped`` (duplicates) by id
-            with the reason, ``near_duplicates`` (how many pairs), and ``warnings``.
+            with the reason, ``near_duplicates`` (how many pairs), ``warnings``, and the number of
+            ``classes``.
         metrics: ``split/name`` to value, e.g. ``{"test/accuracy": 0.93}``; means over samples.
-        curves: ``{"train": {"step": [...], "loss": [...]}, "val": {...}}``, lists of one length.
+        curves: ``{"train": {"step": [...], "loss": [...]}, "val": {...}}``, lists of one length;
+            with looks at the layer groups also ``watch``, with columns such as
+            ``update_ratio/conv1`` and None where the group was frozen. A run whose loss was not
+            finite any more has those up to there, though it failed.
         groups: One row per layer group, input first: name, parameters, buffers.
         input: What the model sees: size, channels, mean and std.
         init: What the weights were before step 0, and for loaded ones what matched.

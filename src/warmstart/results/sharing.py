@@ -7,6 +7,7 @@ import marshal
 from pathlib import Path
 from typing import Any
 
+from warmstart.results.advice import sentences
 from warmstart.results.record import Record, read
 
 # Fields that the records of a comparison mostly have in common, and fields whose entries they do.
@@ -15,16 +16,22 @@ _WHOLE = (
     "environment",
 )
 _BY_ENTRY = ("config", "digests", "metrics", "timing")
+# Columns of the looks that no figure shows.
+_UNDRAWN = ("gradient_norm", "distance", "dead_relus", "lr")
 
 
 class Reader:
     """Reads records that share with each other what is equal, and therefore are not to be changed.
 
-    The points of the training curve are left out, the largest part, which no report draws.
+    What no report draws of the curves is left out, the largest part; what it says is kept.
+
+    Attributes:
+        sentences: What to look at in the runs that were read, by the record's key.
     """
 
     def __init__(self) -> None:
         self._known: dict[bytes, Any] = {}
+        self.sentences: dict[str, tuple[str, ...]] = {}
 
     def __call__(self, folder: Path) -> Record | None:
         """Return the record in a run's folder, or None where none was written.
@@ -35,6 +42,7 @@ class Reader:
         record = read(folder)
         if record is None:
             return None
+        self.sentences[record.key] = sentences(record)
         fields = {name: self._one(getattr(record, name)) for name in _WHOLE}
         fields |= {name: self._entries(getattr(record, name)) for name in _BY_ENTRY}
         return dataclasses.replace(record, **fields, curves=self._curves(record.curves))
@@ -69,4 +77,5 @@ class Reader:
         return {
             self._one(name): self._one(column) if name == "step" else column
             for name, column in columns.items()
+            if name.partition("/")[0] not in _UNDRAWN
         }

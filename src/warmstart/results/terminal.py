@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from warmstart.results import features
+from warmstart.results import advice, features
 from warmstart.results.comparison import Comparison
 from warmstart.results.differences import Difference, differences
 from warmstart.results.metric import Size, size_axis, size_label
@@ -31,6 +31,7 @@ from warmstart.results.verdict import (
 # Where nobody's window limits the lines, nothing is folded.
 UNLIMITED = 10_000
 LISTED = 50  # of the runs without a result
+LOOKED_AT = 3  # lines on what to look at
 
 
 def show(
@@ -81,6 +82,8 @@ def _show(comparison: Comparison, found: Sequence[Difference], console: Console)
     console.print(_results(comparison))
     if found:
         console.print(_differences(comparison, found))
+    for line in advice.most_frequent(comparison, LOOKED_AT):
+        console.print(Text(f"to look at: {line}", style="yellow"))
     for sentence in features.sentences(comparison):
         console.print(Text(sentence, style="dim"))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from warmstart import stopping, store
 from warmstart.callbacks import checkpoint
+from warmstart.callbacks.divergence import Diverged
 from warmstart.errors import ConfigError, RunError
 from warmstart.ranks import ALONE, Ranks
 from warmstart.results.record import Record
@@ -24,7 +25,7 @@ from warmstart.run.out_of_memory import (
 )
 from warmstart.run.plan import Run
 from warmstart.run.preparing import prepare
-from warmstart.run.stages import conclude, description, ready
+from warmstart.run.stages import columns, conclude, description, ready
 from warmstart.trainer import Hardware
 
 _log = logging.getLogger(__name__)
@@ -141,7 +142,8 @@ def record_failure(run: Run, error: Exception) -> None:
     message = str(error) if isinstance(error, (ConfigError, RunError)) else repr(error)
     record = description(run, "failed", {})
     record.environment["traceback"] = traceback.format_exc()
-    record = dataclasses.replace(record, error=" ".join(message.split()))
+    curves = columns(error.rows) if isinstance(error, Diverged) else {}
+    record = dataclasses.replace(record, error=" ".join(message.split()), curves=curves)
     # On a full disk, the message on the screen has to do.
     with contextlib.suppress(OSError):
         record.write(run.folder)

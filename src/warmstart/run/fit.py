@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
+from pytorch_lightning import Callback
 
 from warmstart import configs
 from warmstart.callbacks import checkpoint
@@ -15,6 +16,7 @@ from warmstart.callbacks.averaging import Averaging
 from warmstart.callbacks.proof import FreezeProof
 from warmstart.callbacks.ranks import RankSync
 from warmstart.callbacks.recorder import Logger, Recorder
+from warmstart.callbacks.watch import Watch, copies, look_interval
 from warmstart.data.batches import EvalBatches
 from warmstart.models import layers
 from warmstart.optim.penalties import GradientRegularizer
@@ -73,8 +75,10 @@ def fit(
         _log.info("going on after step %d of %d", resume["step"], run.steps)
         accumulated = resume.get("accumulated", 0)  # a checkpoint of an older version has none
     micro = accumulated or run.config["accumulate"]
-    # Before a checkpoint is loaded: the model is that before step 0.
+    # Before the weights of a checkpoint stand in the place of those before step 0.
     gradients = gradients_of(run.config, groups, fresh=fresh)
+    watched = _watched(run, groups) if ranks.leads else []
+    initial = copies(watched)
     task = task_of(run, model, gradients, groups, shortcuts.tail_at, resume, micro, ranks)
     recorder = Recorder(
         run.folder,
@@ -98,8 +102,14 @@ def fit(
         checked = [0.0] * len(run.phases) if ranks.world > 1 and run.steps else []
         return task, recorder, checked
     report.stage("training", step=task.first_step)
+    callbacks: list[Callback] = [recorder.proof, run.phase_schedule(groups)]
+    if watched:
+        interval = look_interval(run.steps, run.config["watch_every_steps"])
+        callbacks.append(Watch(watched, initial, recorder, interval=interval))
+    if recorder.averaging is not None:
+        callbacks.append(recorder.averaging)
     try:
-        divergence = _train(run, groups, shortcuts, task, recorder, ranks)
+        divergence = _train(run, groups, shortcuts, task, [*callbacks, recorder], ranks)
     except SystemExit as error:
         # Lightning turns Ctrl-C into an exit with code 1, which would look like a failed run.
         raise KeyboardInterrupt from error
@@ -115,13 +125,11 @@ def _train(
     groups: list[layers.LayerGroup],
     shortcuts: Shortcuts,
     task: Classification,
-    recorder: Recorder,
+    callbacks: list[Callback],
     ranks: Ranks,
 ) -> list[float]:
     """Let Lightning do the steps that are left; return the divergence of the ranks."""
     first = task.first_step
-    averaging = [] if recorder.averaging is None else [recorder.averaging]
-    callbacks = [recorder.proof, run.phase_schedule(groups), *averaging, recorder]
     together, divergence = None, list[float]()
     if ranks.world > 1:
         count = len(EvalBatches(run.images.val))
@@ -146,6 +154,14 @@ def _averaging(run: Run, resume: dict[str, Any] | None) -> Averaging | None:
     if average is None:
         return None
     return Averaging(average, resume=resume["average"] if resume else None)
+
+
+def _watched(run: Run, groups: Sequence[layers.LayerGroup]) -> list[layers.LayerGroup]:
+    """Return the groups that train at any step, where the run looks at them."""
+    if not look_interval(run.steps, run.config["watch_every_steps"]):
+        return []
+    frozen = len(groups) - max(phase.groups for phase in run.phases)
+    return list(groups[frozen:])
 
 
 def task_of(

@@ -65,11 +65,12 @@ NEUTRAL: dict[str, Any] = {
     "strategy.restart_schedule": False,
     "trainer.devices": 1,
     "trainer.sync_batchnorm": False,
+    "watch_every_steps": None,
 }
 
 
 # Keys that have no effect on a probe, which takes no steps.
-_NOT_OF_PROBES = ("accumulate", "optimizer", "scheduler")
+_NOT_OF_PROBES = ("accumulate", "optimizer", "scheduler", "watch_every_steps")
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:

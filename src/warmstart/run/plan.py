@@ -92,6 +92,12 @@ class Run:
         return [self.weights.origin, *(self.source.origins if self.source else [])]
 
     @property
+    def plain(self) -> bool:
+        """Whether its steps need nothing besides gradients, rates and validations."""
+        watched = bool(self.config["watch_every_steps"])
+        return not self.regularization.given and self.keeping.plain and not watched
+
+    @property
     def regularization(self) -> Regularization:
         """What keeps it from fitting its training images alone."""
         return regularization_of(self.config)

@@ -76,6 +76,11 @@ def check_probe(
             f"regularization gives {given}, but {name} takes no steps, which is where it "
             "would work; give regularization=none"
         )
+    if config["watch_every_steps"]:
+        raise ConfigError(
+            f"watch_every_steps is {config['watch_every_steps']}, but {name} takes no steps; give "
+            "watch_every_steps=null"
+        )
     devices = config["trainer"].get("devices", 1)
     if devices > 1:
         raise ConfigError(

@@ -44,6 +44,7 @@ def check_scalars(config: Mapping[str, Any]) -> None:
 def _check_length(config: Mapping[str, Any]) -> None:
     for name, least in (("seed", 0), ("batch_size", 1), ("steps", 0), ("epochs", 0)):
         _check_whole(config, name, least)
+    _check_whole(config, "watch_every_steps", 0)
     for name in ("val_every_steps", "log_every_steps", "accumulate", "lr_batch"):
         _check_whole(config, name, 1)
     if (config["steps"] is None) == (config["epochs"] is None):

@@ -153,9 +153,9 @@ def conclude(
         digests={"data": run.dataset.digest, "split": run.images.digest, **order}
         | {"init": ready.initial[1], "weights": weights},
         test_opened=openings(run.folder / OPENINGS),
-        data={**run.dataset.notes(), "counts": counts},
+        data={**run.dataset.notes(), "counts": counts, "classes": len(run.images.classes)},
         metrics=metrics,
-        curves=_curves(recorder.rows),
+        curves=columns(recorder.rows),
         groups=layers.table(fitted.groups),
         input=json.loads(json.dumps(dataclasses.asdict(run.input))),
         init={"weights": run.origins, **ready.initial[0]},
@@ -248,13 +248,16 @@ def _seconds(rows: Mapping[str, list[dict[str, float]]]) -> dict[str, list[float
     return {split: [row["seconds"] for row in part] for split, part in rows.items()}
 
 
-def _curves(rows: Mapping[str, list[dict[str, float]]]) -> dict[str, dict[str, list[float]]]:
-    """Return rows as columns, without the seconds, which are no part of the result."""
+def columns(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dict[str, list[Any]]]:
+    """Return rows as columns, without the seconds, which are no part of the result.
+
+    A row that lacks a column, as that of a group that was frozen, has None there.
+    """
+    names = {
+        split: dict.fromkeys(name for row in part for name in row if name != "seconds")
+        for split, part in rows.items()
+    }
     return {
-        split: {
-            column: [row[column] for row in part]
-            for column in (part[0] if part else ())
-            if column != "seconds"
-        }
+        split: {name: [row.get(name) for row in part] for name in names[split]}
         for split, part in rows.items()
     }

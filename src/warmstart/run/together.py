@@ -41,9 +41,7 @@ def stack_key(run: Run) -> str:
     """Return what runs have in common whose heads can be trained together; empty for others."""
     if run.probe is not None or not run.steps or [phase.groups for phase in run.phases] != [1]:
         return ""
-    if run.regularization.given or not run.keeping.plain:
-        return ""
-    if standing_reason(run, run.groups(), 0) is not None:
+    if not run.plain or standing_reason(run, run.groups(), 0) is not None:
         return ""
     optimizer = configs.build("optimizer", run.config["optimizer"], run.groups()[-1:])
     if update_of(optimizer) is None:
