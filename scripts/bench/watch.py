@@ -23,7 +23,7 @@ from measuring import Line, run_parts
 LIMIT = 1.02
 PARTS = {
     "digits": [],
-    "resnet20": ["model=resnet20", "steps=60", "batch_size=64"],
+    "resnet20": ["model=resnet20", "steps=200", "batch_size=16"],
     "mobilenet": ["model=mobilenet_v2", "data.size=96", "steps=40", "batch_size=16"],
 }
 
