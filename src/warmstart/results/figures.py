@@ -73,19 +73,19 @@ def sample_efficiency(comparison: Comparison) -> go.Figure:
             y=[i.mean * metric.factor for _, _, i in rows],
             error_y={"type": "data", "array": half, "thickness": 1.6, "width": 4},
             mode="lines+markers",
-            name=_safe(arm),
+            name=safe(arm),
             line={"color": style.color, "width": 2.2, "dash": style.dash},
             marker={"symbol": style.symbol, "size": 9},
             text=[
-                f"{_safe(arm)}, {size_phrase(size)}<br>{metric.value(i.mean)}"
+                f"{safe(arm)}, {size_phrase(size)}<br>{metric.value(i.mean)}"
                 f"{metric.unit} {metric.ends(i)}<br>{i.n} {comparison.repeated}"
                 for _, size, i in rows
             ],
             hovertemplate="%{text}<extra></extra>",
         )
-    _lay_out(figure, height=430)
+    lay_out(figure, height=430)
     _size_axis(figure, places)
-    figure.update_yaxes(title_text=_axis(metric))
+    figure.update_yaxes(title_text=axis_title(metric))
     return figure
 
 
@@ -120,13 +120,13 @@ def learning_curves(comparison: Comparison, size: Size, *, over: str) -> go.Figu
             x=_numbers(mean[:, column]),
             y=_numbers(mean[:, 2]),
             mode="lines",
-            name=_safe(arm),
+            name=safe(arm),
             line={"color": style.color, "width": 2.2, "dash": style.dash},
-            hovertemplate=f"{_safe(arm)}: %{{y:.1f}}% at %{{x:,.4~g}} {over}<extra></extra>",
+            hovertemplate=f"{safe(arm)}: %{{y:.1f}}% at %{{x:,.4~g}} {over}<extra></extra>",
         )
-    _lay_out(figure, height=230)
+    lay_out(figure, height=230)
     figure.update_xaxes(title_text="Step" if over == "steps" else "Seconds of training")
-    figure.update_yaxes(title_text=_axis(STEP_METRIC), nticks=6)
+    figure.update_yaxes(title_text=axis_title(STEP_METRIC), nticks=6)
     return figure
 
 
@@ -143,12 +143,12 @@ def run_time(comparison: Comparison) -> go.Figure:
             x=[x for x, _ in means],
             y=[y for _, y in means],
             mode="lines+markers",
-            name=_safe(arm),
+            name=safe(arm),
             line={"color": style.color, "width": 2, "dash": style.dash},
             marker={"symbol": style.symbol, "size": 8},
-            hovertemplate=f"{_safe(arm)}: %{{y:.3~g}} s<extra></extra>",
+            hovertemplate=f"{safe(arm)}: %{{y:.3~g}} s<extra></extra>",
         )
-    _lay_out(figure, height=300)
+    lay_out(figure, height=300)
     _size_axis(figure, places)
     figure.update_yaxes(title_text="Training time per run (s)", rangemode="tozero")
     return figure
@@ -228,12 +228,12 @@ def _size_axis(figure: go.Figure, places: dict[Size, float]) -> None:
     )
 
 
-def _axis(metric: Metric) -> str:
+def axis_title(metric: Metric) -> str:
     unit = f" ({metric.unit})" if metric.unit else ""
-    return _safe(metric.label[0].upper() + metric.label[1:] + unit)
+    return safe(metric.label[0].upper() + metric.label[1:] + unit)
 
 
-def _lay_out(figure: go.Figure, *, height: int) -> None:
+def lay_out(figure: go.Figure, *, height: int) -> None:
     """Leave color of text, font and background to the page, which knows light from dark."""
     figure.update_layout(
         template="none",
@@ -249,6 +249,6 @@ def _lay_out(figure: go.Figure, *, height: int) -> None:
     figure.update_yaxes(**axis)
 
 
-def _safe(name: str) -> str:
+def safe(name: str) -> str:
     """Escape a name for Plotly, whose labels are a little HTML."""
     return html.escape(name, quote=False)
