@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from tunings import DECAY, RATE, STEPS, digits_tuning, trial, write_record, write_tuning
 
+from tunings import DECAY, RATE, STEPS, digits_tuning, trial, write_record, write_tuning
 from warmstart.errors import ConfigError
 from warmstart.results.best_of_k import best_of_k, expected_best
-from warmstart.results.tuning import Axis, load
+from warmstart.results.tuning import load
+from warmstart.results.tuning_axis import Axis
 from warmstart.results.tuning_terminal import show
 from warmstart.results.tuning_verdict import budget, edges, findings, problems
 
@@ -221,6 +222,18 @@ def test_a_whole_tuning_says_its_recipes(tmp_path):
         "2 seeds at full length (90.0 to 92.0)."
     ]
     assert [one for one in problems(tuning) if DECAY not in one] == []
+
+
+def test_a_trial_that_looked_at_test_is_said_first(tmp_path):
+    trials = rates(0.1, 0.01)
+    folder = write_tuning(tmp_path, trials)
+    write_record(tmp_path, trials[0])
+    assert not any("looked at test" in sentence for sentence in problems(load(folder)))
+    write_record(tmp_path, trials[1], test_opened=1)
+    assert problems(load(folder))[0] == (
+        "1 trial has looked at test, the first of them full 1; what is said of these arms on test "
+        "is no longer honest."
+    )
 
 
 def test_an_unfinished_tuning_says_who_leads_and_how_to_go_on(tmp_path):

@@ -4,18 +4,17 @@ import json
 import re
 
 import pytest
-import yaml
 from records import write_comparison
 from selenium.webdriver import ActionChains
-from tunings import ARMS, DECAY, RATE, STEPS, digits_tuning, trial, write_tuning
 
 from browsers import count, opened
+from tunings import ARMS, DECAY, RATE, STEPS, digits_tuning, trial, write_tuning
 from warmstart.cli import main
 from warmstart.results import loading, page
 from warmstart.results.tuning import load
 from warmstart.results.tuning_figures import learning_curves
 from warmstart.results.tuning_marks import HIGH, LOW, Shade, shade
-from warmstart.results.tuning_page import recipe_yaml, render, write
+from warmstart.results.tuning_page import render, write
 from warmstart.results.tuning_space import parallel_coordinates, search_places
 
 HOSTILE = (
@@ -116,7 +115,6 @@ def test_hostile_names_are_text(browser, tmp_path):
     [
         pytest.param([], {"arms": {"full": {"steps": 10, "config": {}}}}, 0, id="just begun"),
         pytest.param([trial("full", 0, {RATE: 0.1}, None, state="failed")], {}, 0, id="failed"),
-        pytest.param([trial("full", 0, {RATE: 0.1, DECAY: 1e-4}, 0.5)], {}, 4, id="one"),
         pytest.param(
             [trial("full", i, {RATE: r}, 0.5) for i, r in enumerate((0.1, 0.2))],
             {"space": {RATE: {"values": [0.1, 0.2]}}},
@@ -124,16 +122,14 @@ def test_hostile_names_are_text(browser, tmp_path):
             id="one key",
         ),
         pytest.param(
-            [trial("full", 0, {"a": "x", "b": True, "c": 2}, 0.5)],
-            {"space": {"a": {"values": ["x", "y"]}, "b": {"values": [True]}, "c": {"values": [2]}}},
-            4,
-            id="words",
-        ),
-        pytest.param(
-            [trial(f"arm {i}", 0, {RATE: 0.1, DECAY: 1e-4}, 0.5) for i in range(8)],
-            {"metric": "val/loss", "sampler": "tpe"},
+            [trial(f"arm {i}", 0, {"a": "x", "b": True, "c": 2}, 0.5) for i in range(8)],
+            {
+                "space": {k: {"values": v} for k, v in {"a": ["x"], "b": [True], "c": [2]}.items()},
+                "metric": "val/loss",
+                "sampler": "tpe",
+            },
             25,
-            id="many arms by loss",
+            id="many arms and words by loss",
         ),
     ],
 )
@@ -219,12 +215,19 @@ def test_one_key_is_drawn_against_the_value(tmp_path):
     assert {(*dot.x, *dot.y) for dot in figure.data} == {(0.5, 90.0), (1.0, 50.0)}
 
 
-def test_the_recipe_is_yaml_that_says_the_values_exactly():
-    values = {"optimizer.lr": 0.050646780074893684, "optimizer.name": "x", "steps": 10}
-    found = yaml.safe_load(recipe_yaml(values))
-    assert found == {"optimizer": {"lr": 0.050646780074893684, "name": "x"}, "steps": 10}
-    # YAML 1.1 would read 1e-05 as a word.
-    assert yaml.safe_load(recipe_yaml({"a.b": 1e-05})) == {"a": {"b": 1e-05}}
+def test_a_recipe_is_the_arm_that_was_written_or_exact_overrides(tmp_path):
+    values = {RATE: 0.050646780074893684, "scheduler": "cosine"}
+    best = {arm: {"values": values, "value": 0.9, "trials": [0]} for arm in ("a/full", "b: c")}
+    folder = write_tuning(tmp_path, [trial(arm, 0, values, 0.9) for arm in best], best=best)
+    file = folder / "configs" / "arm" / "tuned" / "b__c.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("# @package _global_\noptimizer: {lr: 0.05}\n")
+    text = render(load(folder))
+    overrides, written = re.findall(r"<pre>(.*?)</pre>", text, re.DOTALL)
+    assert overrides == "optimizer.lr=0.050646780074893684\nscheduler=cosine"
+    assert written == "# @package _global_\noptimizer: {lr: 0.05}\n"
+    assert f"<code>--config-dir {folder / 'configs'}</code>" in text
+    assert re.findall(r"<code>(arm=.*?)</code>", text) == ["arm=tuned/b__c"]
 
 
 def test_the_page_says_budgets_problems_and_every_trial(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,11 @@ from typing import Any
 from warmstart.errors import ConfigError
 from warmstart.results.metric import Metric
 from warmstart.results.sharing import Reader
+from warmstart.results.tuning_axis import Axis, text
 
 FILE = "tuning.json"
 PAGE = "report.html"
+CONFIGS = "configs"  # a folder for --config-dir, with the recipes as arms
 ROUNDS = ("coarse", "refine", "final")
 """``coarse`` draws from the whole space, ``refine`` near the best; ``final`` takes the best few for
 the full length, on other seeds."""
@@ -23,47 +24,6 @@ STATES = ("finished", "pruned", "failed", "running", "planned")
 ENDED = STATES[:3]
 
 Curve = dict[str, list[float]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Axis:
-    """A searched key, with a range or a list of values.
-
-    Attributes:
-        key: Of the configuration, for example ``optimizer.lr``.
-        values: In ascending order if all are numbers, else as given; empty for a range.
-        low: Least value of a range.
-        high: Greatest value of a range.
-        log: Whether a range is searched evenly in the logarithm.
-    """
-
-    key: str
-    values: tuple[Any, ...] = ()
-    low: float = 0.0
-    high: float = 1.0
-    log: bool = False
-
-    @property
-    def ordered(self) -> bool:
-        """Whether one value is greater than another, so that the range has two ends."""
-        return all(map(_is_number, self.values))
-
-    def place(self, value: Any) -> float | None:
-        """Return where a value lies between the ends, 0 to 1; None for one that is not inside."""
-        if self.values:
-            last = max(len(self.values) - 1, 1)
-            return self.values.index(value) / last if value in self.values else None
-        if not _is_number(value) or not self.low <= value <= self.high:
-            return None
-        low, high, at = (math.log(x) if self.log else x for x in (self.low, self.high, value))
-        return (at - low) / (high - low)
-
-    @property
-    def span(self) -> str:
-        """The range in words: ``0.001 to 1`` or ``a, b, c``."""
-        if self.values:
-            return ", ".join(map(text, self.values))
-        return f"{text(self.low)} to {text(self.high)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +44,7 @@ class Trial:
         error: Why it failed, or None.
         curve: Of validation, columns ``step``, ``accuracy`` and ``loss`` of equal length.
         seconds: Of training, where it has a record.
+        test_opened: How often it looked at test; must be 0.
     """
 
     arm: str
@@ -99,10 +60,11 @@ class Trial:
     error: str | None = None
     curve: Curve = dataclasses.field(default_factory=dict)
     seconds: float | None = None
+    test_opened: int = 0
 
     @property
     def recipe(self) -> str:
-        """The searched values as overrides."""
+        """The searched values, much like overrides."""
         return " ".join(f"{key}={text(value)}" for key, value in self.values.items())
 
 
@@ -212,11 +174,15 @@ def load(folder: Path) -> Tuning:
     return dataclasses.replace(found, trials=tuple(trials))
 
 
-def text(value: Any) -> str:
-    """Return a searched value as an override takes it, numbers to four digits."""
-    if _is_number(value):
-        return f"{value:.4g}"
-    return value if isinstance(value, str) else json.dumps(value)
+def arm_name(arm: str) -> str:
+    """Return the name, as ``arm=`` takes it, under which a tuning writes an arm's recipe."""
+    return "tuned/" + "".join(c if c.isalnum() or c in "/-_" else "_" for c in arm)
+
+
+def recipe_file(folder: Path, arm: str) -> str | None:
+    """Return the arm's recipe that a tuning has written into its folder; None without one."""
+    path = folder / CONFIGS / "arm" / f"{arm_name(arm)}.yaml"
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def _tuning(folder: Path, content: dict[str, Any]) -> Tuning:
@@ -232,20 +198,13 @@ def _tuning(folder: Path, content: dict[str, Any]) -> Tuning:
         sampler=str(content["sampler"]),
         created=str(content.get("created") or ""),
         lengths=lengths,
-        axes=tuple(_axis(str(key), node) for key, node in content["space"].items()),
+        axes=tuple(Axis.of(str(key), node) for key, node in content["space"].items()),
         trials=trials,
         best={
             str(arm): Best(dict(entry["values"]), float(entry["value"]), tuple(entry["trials"]))
             for arm, entry in (content.get("best") or {}).items()
         },
     )
-
-
-def _axis(key: str, node: Mapping[str, Any]) -> Axis:
-    if "values" in node:
-        values = tuple(node["values"])
-        return Axis(key, tuple(sorted(values)) if all(map(_is_number, values)) else values)
-    return Axis(key, (), float(node["low"]), float(node["high"]), bool(node["log"]))
 
 
 def _trial(entry: Mapping[str, Any]) -> Trial:
@@ -262,13 +221,14 @@ def _with_record(trial: Trial, folder: Path, metric: Metric, reader: Reader) -> 
     if record is None:
         return trial
     curve: Curve = trial.curve if trial.curve.get("step") else dict(record.curves.get("val", {}))
-    known = dataclasses.replace(trial, curve=curve, seconds=record.timing.get("train_seconds"))
+    known = dataclasses.replace(
+        trial,
+        curve=curve,
+        seconds=record.timing.get("train_seconds"),
+        test_opened=record.test_opened,
+    )
     if trial.state in ENDED:
         return known
     if record.status == "finished":
         return dataclasses.replace(known, state="finished", value=record.metrics.get(metric.name))
     return dataclasses.replace(known, state="failed", error=record.error)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -13,7 +13,8 @@ import numpy as np
 
 from warmstart.results.figures import safe
 from warmstart.results.metric import Metric
-from warmstart.results.tuning import Trial, Tuning, text
+from warmstart.results.tuning import Trial, Tuning
+from warmstart.results.tuning_axis import text
 
 # From grey to vermilion: each is visible on a light and on a dark page, and to the colour-blind.
 LOW, HIGH = (139, 152, 166), (213, 94, 0)

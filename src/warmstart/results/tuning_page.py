@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import yaml
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
@@ -17,7 +16,17 @@ from warmstart.results import figures, tuning_figures, tuning_marks, tuning_spac
 from warmstart.results.best_of_k import best_of_k
 from warmstart.results.comparison import Comparison
 from warmstart.results.metric import joined
-from warmstart.results.tuning import FILE, PAGE, ROUNDS, Trial, Tuning, text
+from warmstart.results.tuning import (
+    CONFIGS,
+    FILE,
+    PAGE,
+    ROUNDS,
+    Trial,
+    Tuning,
+    arm_name,
+    recipe_file,
+)
+from warmstart.results.tuning_axis import exact, text
 from warmstart.results.tuning_verdict import (
     SELECTED,
     budget,
@@ -57,6 +66,7 @@ def render(tuning: Tuning) -> str:
         arms=[_arm(tuning, arm, i) for i, arm in enumerate(tuning.arms)],
         milestones=_milestones(tuning),
         text=text,
+        configs=tuning.folder / CONFIGS,
         drawn=set(drawn),
         kinds={name.partition("-")[0] for name in drawn},
         several_rounds=len({trial.round for trial in tuning.trials}) > 1,
@@ -76,18 +86,6 @@ def link(comparison: Comparison, folder: Path) -> str:
     return quote(Path(os.path.relpath(page, folder.resolve())).as_posix())
 
 
-def recipe_yaml(values: dict[str, Any]) -> str:
-    """Return values of dotted keys as YAML to paste into an arm's file."""
-    tree: dict[str, Any] = {}
-    for key, value in values.items():
-        *parents, last = key.split(".")
-        node = tree
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[last] = value
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-
-
 def _figures(tuning: Tuning) -> dict[str, Any]:
     found = {"best": tuning_figures.best_curves(tuning)}
     for i, arm in enumerate(tuning.arms):
@@ -104,16 +102,23 @@ def _arm(tuning: Tuning, arm: str, index: int) -> dict[str, Any]:
     return {
         "name": arm,
         "index": index,
-        "yaml": recipe_yaml(dict(tuning.best[arm].values)) if arm in tuning.best else "",
+        "recipe": _recipe(tuning, arm) if arm in tuning.best else "",
+        "file": arm_name(arm) if recipe_file(tuning.folder, arm) else "",
         "scale": [metric.value(colors.low), metric.value(colors.high)] if colors else None,
         "rounds": [spent.rounds.get(name, 0) for name in ROUNDS],
         "states": state_phrase(spent.states),
         "lengths": f"{spent.lengths:.3g}",
-        "seconds": f"{spent.seconds:,.0f}" if spent.seconds else "-",
+        "seconds": _seconds(spent.seconds),
         "best": [metric.value(best[k - 1]) if k <= len(best) else "-" for k in _milestones(tuning)],
         "rows": [_row(tuning, trial) for trial in [*tuning.ranked(arm), *unvalued]],
         "tried": _tried(tuning, arm),
     }
+
+
+def _recipe(tuning: Tuning, arm: str) -> str:
+    """Return an arm's file with the chosen values; where there is none, the values as overrides."""
+    overrides = [f"{key}={exact(value)}" for key, value in tuning.best[arm].values.items()]
+    return recipe_file(tuning.folder, arm) or "\n".join(overrides)
 
 
 def _milestones(tuning: Tuning) -> list[int]:
@@ -143,8 +148,14 @@ def _row(tuning: Tuning, trial: Trial) -> dict[str, Any]:
         "state": ended.get(trial.state, trial.state),
         "value": "-" if trial.value is None else tuning.metric.value(trial.value),
         "chosen": best is not None and trial.number in best.trials,
-        "seconds": "-" if trial.seconds is None else f"{trial.seconds:,.1f}",
+        "seconds": _seconds(trial.seconds),
     }
+
+
+def _seconds(value: float | None) -> str:
+    if not value:
+        return "-"
+    return f"{value:.2f}" if value < 10 else f"{value:,.0f}"
 
 
 def _json(figure: Any) -> str:

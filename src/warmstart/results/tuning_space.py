@@ -10,7 +10,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from warmstart.results.figures import axis_title, lay_out, safe
-from warmstart.results.tuning import ENDED, Axis, Tuning, text
+from warmstart.results.tuning import ENDED, Tuning
+from warmstart.results.tuning_axis import Axis, text
 from warmstart.results.tuning_marks import (
     SYMBOLS,
     identifier,
@@ -36,10 +37,10 @@ def parallel_coordinates(tuning: Tuning, arm: str) -> go.Figure | None:
     colors, trials = shade(tuning, arm), searched(tuning, arm)
     if colors is None:
         return None
-    figure, metric = go.Figure(), tuning.metric
+    figure, name = go.Figure(), tuning.metric.label
     known = [trial.value for trial in trials if trial.value is not None]
     low, high = min(known), max(known)
-    reached = Axis(metric.label, low=low, high=high if high > low else low + 1)
+    reached = Axis(name, low=low, high=high) if low < high else Axis(name, (low,))
     for trial in reversed(trials):
         places = [axis.place(trial.values.get(axis.key)) for axis in tuning.axes]
         color = colors.color(trial.value)
@@ -53,6 +54,13 @@ def parallel_coordinates(tuning: Tuning, arm: str) -> go.Figure | None:
             hovertemplate=f"{words(tuning, trial)}<extra></extra>",
         )
     lay_out(figure, height=300)
+    _draw_axes(figure, tuning, reached)
+    return figure
+
+
+def _draw_axes(figure: go.Figure, tuning: Tuning, reached: Axis) -> None:
+    """Draw the upright axes of the parallel coordinates, the last one for the value reached."""
+    metric = tuning.metric
     figure.update_layout(margin={"l": 58, "r": 26, "t": 12, "b": 40})
     names = [*(_short(axis.key, tuning.axes) for axis in tuning.axes), metric.quantity]
     figure.update_xaxes(
@@ -75,7 +83,6 @@ def parallel_coordinates(tuning: Tuning, arm: str) -> go.Figure | None:
             for label, place in axis
         ],
     )
-    return figure
 
 
 def _line(name: str, place: float, length: float, other: str) -> dict[str, Any]:
@@ -112,12 +119,11 @@ def search_places(tuning: Tuning, arm: str) -> go.Figure | None:
         return None
     across, up = tuning.axes[0], tuning.axes[1] if len(tuning.axes) > 1 else None
     for trial in worst_first(tuning, arm):
+        failed, color = trial.state == "failed", colors.color(trial.value)
         x = across.place(trial.values.get(across.key))
         y = up.place(trial.values.get(up.key)) if up else scaled(metric, trial.value)
-        failed = trial.state == "failed"
         if x is None or y is None or (trial.value is None and not failed):
             continue
-        color = colors.color(trial.value)
         figure.add_scatter(
             x=[x],
             y=[y],

@@ -9,7 +9,8 @@ from rich.text import Text
 
 from warmstart.results.best_of_k import best_of_k
 from warmstart.results.terminal import UNLIMITED
-from warmstart.results.tuning import Tuning, text
+from warmstart.results.tuning import Tuning
+from warmstart.results.tuning_axis import text
 from warmstart.results.tuning_verdict import SELECTED, budget, findings, problems, state_phrase
 
 

@@ -6,7 +6,8 @@ import dataclasses
 from collections import Counter
 
 from warmstart.results.metric import joined
-from warmstart.results.tuning import ENDED, ROUNDS, STATES, Axis, Tuning, text
+from warmstart.results.tuning import ENDED, ROUNDS, STATES, Tuning
+from warmstart.results.tuning_axis import Axis, text
 
 # Of the range, next to its ends: n draws leave about 1/(n + 1) of it empty there, so that the
 # greatest of ten still counts as its end.
@@ -16,8 +17,8 @@ LEAST_VALUES = 3
 # Fractions of an arm's steps are rounded to whole steps.
 SAME_LENGTH = 0.02
 SELECTED = (
-    "Recipes are chosen on validation alone; test was not opened. The best of many trials is "
-    "partly luck, so that a run on another seed is expected to fall below it."
+    "Recipes are chosen on validation alone. The best of many trials is partly luck, so that a run "
+    "on another seed is expected to fall below it."
 )
 
 
@@ -64,6 +65,7 @@ def findings(tuning: Tuning) -> list[str]:
 def problems(tuning: Tuning) -> list[str]:
     """Return what a reader must know before believing the recipes, most important first."""
     return [
+        *_opened(tuning),
         *_unequal(tuning),
         *(sentence for arm in tuning.arms for sentence in edges(tuning, arm)),
         *_failures(tuning),
@@ -135,6 +137,18 @@ def _unequal(tuning: Tuning) -> list[str]:
     ]
     so_far = "" if tuning.finished else " so far"
     return [f"Budgets differ between the arms{so_far}: {joined(parts)}; the comparison is unfair."]
+
+
+def _opened(tuning: Tuning) -> list[str]:
+    trials = [trial for trial in tuning.trials if trial.test_opened]
+    if not trials:
+        return []
+    verb = "trial has" if len(trials) == 1 else "trials have"
+    first = f"{trials[0].arm} {trials[0].number}"
+    return [
+        f"{len(trials)} {verb} looked at test, the first of them {first}; "
+        "what is said of these arms on test is no longer honest."
+    ]
 
 
 def _failures(tuning: Tuning) -> list[str]:
