@@ -12,9 +12,11 @@ import wandb
 
 import warmstart
 from tiny import write_configs
+from tunings import trial, write_tuning
 from warmstart import Record
 from warmstart.cli import main
 from warmstart.results.record import read
+from warmstart.summary import summarize_tuning
 
 SHORT = ["steps=4", "val_every_steps=2", "log_every_steps=2", "data.per_class=2", "trainer=cpu"]
 
@@ -153,3 +155,61 @@ def test_a_missing_library_neither_stops_nor_changes_a_run(
     with pytest.warns(UserWarning, match="the run goes on without"):
         record = warmstart.train([*SHORT, "logger=wandb", f"out={tmp_path}"])
     assert record.digests == plain[0].digests
+
+
+TRIALS = [trial("full", 0, {"optimizer.lr": 0.1}, 0.9)]
+WANDB = {"_target_": "warmstart.callbacks.wandb_mirror.WandbMirror", "project": "p", "mode": None}
+
+
+@pytest.mark.slow
+def test_the_page_of_a_tuning_is_mirrored_in_a_run_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_tuning(tmp_path, TRIALS)
+    page = summarize_tuning(folder, logger={**WANDB, "mode": "offline"})
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    assert f"to sync with Weights & Biases: wandb sync {path.parent}\n" in capsys.readouterr().out
+    content = read_back(path)
+    assert content["state"] == "finished"
+    assert (content["run"]["run_group"], content["run"]["display_name"]) == (
+        "digits",
+        "tuning of digits",
+    )
+    shown = content["summary"]["tuning"]
+    assert shown["_type"] == "html-file"
+    assert (path.parent / "files" / shown["path"]).read_bytes() == page.read_bytes()
+
+
+def test_one_tuning_has_one_run_whatever_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def init(**options: Any) -> Any:
+        seen.append(options["id"])
+        return Broken()
+
+    monkeypatch.setattr(wandb, "init", init)
+    first = write_tuning(tmp_path / "a", TRIALS)
+    for folder in (first, first, write_tuning(tmp_path / "b", TRIALS)):
+        summarize_tuning(folder, logger=WANDB)
+    summarize_tuning(write_tuning(tmp_path / "c", TRIALS, created="2027-01-01"), logger=WANDB)
+    assert seen[0] == seen[1] == seen[2] != seen[3]
+
+
+@pytest.mark.parametrize("broken", ["init", "log", "finish"])
+def test_a_broken_library_leaves_the_page_of_a_tuning(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Broken(broken)
+    monkeypatch.setattr(wandb, "init", lambda **options: library.init(**options))
+    with pytest.warns(UserWarning, match="Weights & Biases failed") as caught:
+        page = summarize_tuning(write_tuning(tmp_path, TRIALS), logger=WANDB)
+    assert len([one for one in caught if "Weights" in str(one.message)]) == 1
+    assert page.is_file()
+
+
+def test_without_the_mirror_the_page_is_a_file(tmp_path: Path) -> None:
+    folder = write_tuning(tmp_path, TRIALS)
+    summarize_tuning(folder, logger={"_target_": "warmstart.callbacks.csv_log.CsvLog"})
+    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "tuning.json"]

@@ -9,14 +9,15 @@ from pathlib import Path
 def _report(args: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="warmstart report",
-        description="Print the table of a comparison and write its HTML page, from records alone.",
+        description="Print the table of a comparison or a tuning and write its HTML page, from "
+        "records alone.",
     )
     parser.add_argument(
         "folders",
         nargs="+",
         type=Path,
         metavar="DIR",
-        help="an output folder, a comparison in it, or a run",
+        help="an output folder, a comparison in it, or a run; or one tuning in it",
     )
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="where the page goes (default: DIR/report.html)"

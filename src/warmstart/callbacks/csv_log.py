@@ -28,6 +28,10 @@ class CsvLog:
         """Return where the rows of the run in `folder` go, in words."""
         return str(folder / "metrics.csv")
 
+    @staticmethod
+    def keep_page(folder: Path, *, page: Path, name: str, created: str) -> None:
+        """Leave the page of a tuning where it is: it is a file already."""
+
     def log(self, rows: dict[str, list[Row]]) -> None:
         if time.monotonic() - self._written >= _SECONDS_BETWEEN_WRITES:
             self._write(rows)

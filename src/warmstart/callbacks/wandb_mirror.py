@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import warnings
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ class WandbMirror:
         project: Of Weights & Biases.
         entity: Team or user; None takes the login's own.
         mode: ``online``, ``offline``, or None: ``$WANDB_MODE``, else online when there is a login.
+        identity: Of the run there; None takes the name of the folder, which is the run's key.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class WandbMirror:
         project: str = "warmstart",
         entity: str | None = None,
         mode: str | None = None,
+        identity: str | None = None,
     ) -> None:
         self._run: Any = None
         self._sent = {"train": 0, "val": 0, "watch": 0}
@@ -54,7 +57,7 @@ class WandbMirror:
                 entity=entity,
                 mode=mode,  # type: ignore[arg-type]
                 dir=str(folder),
-                id=folder.name[:32],
+                id=(identity or folder.name)[:32],
                 name=name,
                 resume="allow" if mode == "online" else None,
                 # The runs of one process must not merge: facts of the library, see the tests.
@@ -79,6 +82,36 @@ class WandbMirror:
         place = f"{entity}/{project}" if entity else project
         mode = mode or os.environ.get("WANDB_MODE") or "online if logged in, else offline"
         return f"Weights & Biases, project {place} ({mode})"
+
+    @classmethod
+    def keep_page(
+        cls, folder: Path, *, page: Path, name: str, created: str, **options: str | None
+    ) -> None:
+        """Mirror the page of a tuning, as a panel of a run of its own in the tuning's group.
+
+        Args:
+            folder: Of the tuning; the offline files lie in it.
+            page: An HTML file that needs nothing but itself.
+            name: Of the tuning.
+            created: When it began. With the name it tells one tuning from all others, so that the
+                page of one that goes on replaces its earlier one.
+            options: ``project``, ``entity`` and ``mode``, as above.
+        """
+        identity = hashlib.sha256(f"{name} {created}".encode()).hexdigest()
+        labels = {"group": name, "job_type": "tuning", "config": {"created": created}}
+        mirror = cls(
+            folder=folder,
+            name=f"tuning of {name}",
+            labels=labels,
+            identity=identity,
+            **options,  # type: ignore[arg-type]
+        )
+        if not mirror._dark:
+            with mirror._guard():
+                import wandb
+
+                mirror._run.log({"tuning": wandb.Html(str(page), inject=False)})
+        mirror.finish({}, {})
 
     def log(self, rows: dict[str, list[Row]]) -> None:
         with self._guard():

@@ -85,7 +85,7 @@ def sample_efficiency(comparison: Comparison) -> go.Figure:
         )
     lay_out(figure, height=430)
     _size_axis(figure, places)
-    figure.update_yaxes(title_text=_axis(metric))
+    figure.update_yaxes(title_text=axis_title(metric))
     return figure
 
 
@@ -126,7 +126,7 @@ def learning_curves(comparison: Comparison, size: Size, *, over: str) -> go.Figu
         )
     lay_out(figure, height=230)
     figure.update_xaxes(title_text="Step" if over == "steps" else "Seconds of training")
-    figure.update_yaxes(title_text=_axis(STEP_METRIC), nticks=6)
+    figure.update_yaxes(title_text=axis_title(STEP_METRIC), nticks=6)
     return figure
 
 
@@ -228,7 +228,7 @@ def _size_axis(figure: go.Figure, places: dict[Size, float]) -> None:
     )
 
 
-def _axis(metric: Metric) -> str:
+def axis_title(metric: Metric) -> str:
     unit = f" ({metric.unit})" if metric.unit else ""
     return safe(metric.label[0].upper() + metric.label[1:] + unit)
 

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from warmstart.results import figures
+from warmstart.results import figures, tuning_page
 from warmstart.results import page_tables as tables
 from warmstart.results.advice import by_arm as advice_by_arm
 from warmstart.results.comparison import Comparison
@@ -41,18 +41,25 @@ def write(comparisons: Sequence[Comparison], path: Path, found: Found = None) ->
     Raises:
         ConfigError: A file of predictions is damaged.
     """
-    text = render(comparisons, found)
+    text = render(comparisons, found, folder=path.parent)
     publish(path, lambda part: _write_text(part, text))
 
 
-def render(comparisons: Sequence[Comparison], found: Found = None) -> str:
-    """Return the report as HTML, with the plots' library inside; `found` as for `write`."""
+def render(comparisons: Sequence[Comparison], found: Found = None, *, folder: Path = Path()) -> str:
+    """Return the report as HTML, with the plots' library inside.
+
+    Args:
+        comparisons: What it is about.
+        found: As for `write`.
+        folder: Where the page will lie, for its links.
+    """
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["minus"] = _minus
     environment.filters["capital"] = lambda text: text[:1].upper() + text[1:]
     environment.globals.update(said=_SAID)
     environment.globals.update(thin_lines=figures.THIN_LINES, listed=tables.LISTED, cached=by_arm)
+    environment.filters["tuned_in"] = lambda one: tuning_page.link(one, folder)
     known = found or map(differences, comparisons)
     sections = [_section(*pair, i) for i, pair in enumerate(zip(comparisons, known, strict=True))]
     drawn = {name: text for section in sections for name, text in section["figures"].items()}
