@@ -16,6 +16,7 @@ from warmstart import stopping
 from warmstart.callbacks import checkpoint
 from warmstart.callbacks.proof import FreezeProof
 from warmstart.errors import RunError
+from warmstart.results import pruning
 from warmstart.task import Classification, means
 
 Row = dict[str, float]
@@ -45,6 +46,7 @@ class Recorder(pl.Callback):
         loggers: Mirrors of the rows.
         progress: Called with the number of finished steps.
         writes: Whether it writes checkpoints; of the processes of a run only one does.
+        limits: Pairs of a step and the accuracy without which the run, a trial, ends there.
         accumulated: Micro-batches of a step that a lack of memory forced; a checkpoint says it.
         resume: The state of a checkpoint.
     """
@@ -61,6 +63,7 @@ class Recorder(pl.Callback):
         progress: Callable[[int], None] = lambda step: None,
         accumulated: int = 0,
         writes: bool = True,
+        limits: Sequence[Sequence[float]] = (),
         resume: dict[str, Any] | None = None,
     ) -> None:
         self.folder = folder
@@ -71,6 +74,7 @@ class Recorder(pl.Callback):
         self.loggers = loggers
         self.progress = progress
         self.writes = writes
+        self.limits = limits
         self.accumulated = accumulated
         self.done = 0
         self.rows: dict[str, list[Row]] = {"train": [], "val": []}
@@ -99,6 +103,9 @@ class Recorder(pl.Callback):
             pl_module.train_sums += self._window.to(pl_module.device)
         if self._owes_validation:
             self._validate(trainer)
+        if self.writes:
+            pruning.forget(self.folder)
+        self._prune()
 
     def on_train_batch_end(
         self,
@@ -141,8 +148,10 @@ class Recorder(pl.Callback):
             self.best = {**row, "model": model}
         for logger in self.loggers:
             logger.log(self.rows)
-        if self.done < self.steps and (stopping.requested() or self._due()):
+        hopeless = pruning.pruned_at(self.rows["val"], self.limits) is not None
+        if self.done < self.steps and (hopeless or stopping.requested() or self._due()):
             self._save(trainer, pl_module)
+            self._prune()
             stopping.check()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -162,6 +171,16 @@ class Recorder(pl.Callback):
                 f"the training loss is {row['loss']} at step {self.done} with a rate of "
                 f"{row['lr']:g} at the head; lower optimizer.lr or add scheduler.warmup_steps"
             )
+
+    def _prune(self) -> None:
+        """End a hopeless trial, also where a checkpoint was written after it had become so."""
+        step = pruning.pruned_at(self.rows["val"], self.limits)
+        if step is None or self.done >= self.steps:
+            return
+        if self.writes:
+            pruning.write(self.folder, step, self.rows["val"])
+        best = max(row["accuracy"] for row in self.rows["val"])
+        raise stopping.Pruned(f"pruned at step {step} of {self.steps}, val/accuracy {best:.4f}")
 
     def _validates(self, trainer: pl.Trainer) -> bool:
         # Right before a validation would lose it on resume; on_validation_end saves instead.

@@ -154,7 +154,7 @@ def _head(ready: Ready) -> str | None:
     run, groups, (decision, *more) = ready.run, ready.fitted.groups, ready.fitted.decisions
     if more or decision.cut is None or run.phases[0].groups > 1 or not run.steps:
         return None
-    if run.probe is not None or len(run.architecture.heads) != 1:
+    if run.probe is not None or run.config.get("prune") or len(run.architecture.heads) != 1:
         return None
     (path,) = run.architecture.heads
     head, names = ready.model.get_submodule(path), {f"{path}.weight", f"{path}.bias"}

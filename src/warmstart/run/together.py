@@ -38,6 +38,8 @@ Results = dict[Path, Record | Exception]
 
 def stack_key(run: Run) -> str:
     """Return what runs have in common whose heads can be trained together; empty for others."""
+    if run.config.get("prune"):
+        return ""
     if run.probe is not None or not run.steps or [phase.groups for phase in run.phases] != [1]:
         return ""
     if standing_reason(run, run.groups(), 0) is not None:
