@@ -76,7 +76,7 @@ def train(base: Path, *overrides: str) -> warmstart.Record:
 
 
 def test_every_folder_of_conf_is_tested_here() -> None:
-    tested = {*PLAIN, "arm", "comparison", "data", "hydra", "source", "trainer"}
+    tested = {*PLAIN, "arm", "comparison", "data", "hydra", "search", "source", "trainer"}
     assert {path.name for path in CONF.iterdir()} == tested | {"train.yaml"}
 
 
@@ -85,7 +85,7 @@ def test_a_file_is_short_and_says_what_it_is_for(path: Path) -> None:
     lines = path.read_text().splitlines()
     if path.parent.name != "help":
         assert any(line.startswith("# ") and "@package" not in line for line in lines[:2])
-        assert len(lines) <= 56
+        assert len(lines) <= 64
     assert isinstance(yaml.safe_load(path.read_text()), dict)
 
 
@@ -116,6 +116,17 @@ def test_option_takes_a_step(group: str, option: str, base: Path, tmp_path: Path
         assert record.config["steps"] == 0
     else:
         assert record.curves["train"]["step"][-1] == record.config["steps"]
+
+
+@pytest.mark.parametrize("option", options("search"))
+def test_search_has_a_space_and_says_how(option: str) -> None:
+    from warmstart.tuning.settings import read
+
+    config = warmstart.compose([f"search={option}"])
+    search = read(OmegaConf.to_container(config.search))
+    assert search.sampler == option
+    assert set(search.space) == {"optimizer.lr", "optimizer.weight_decay"}
+    assert sum(search.trials) == 16, "the same effort, however it is spent"
 
 
 def data_words(option: str, root: Path, patch: pytest.MonkeyPatch) -> list[str]:

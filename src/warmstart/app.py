@@ -50,6 +50,8 @@ def run_app(command: str, args: list[str]) -> int:
         _check_comparison(command, overrides)
         # Not `hydra.mode` in a config, which would hide Hydra's reason for a bad override.
         flags.append("--multirun")
+    if command == "tune" and not looks:
+        overrides += _search(overrides, config_dirs)
     with Display() as display:
         line = shlex.join(["warmstart", command, *args])
         sweeping = "--multirun" in flags or "-m" in flags
@@ -167,6 +169,16 @@ def _check_comparison(command: str, overrides: list[str]) -> None:
             f"{command} takes one {' or '.join(group[:-1] for group in groups)}, but got "
             f"{', '.join(names) or 'none'}; use comparison=NAME, shipped are {', '.join(found)}"
         )
+
+
+def _search(overrides: list[str], config_dirs: list[str]) -> list[str]:
+    """Return the override that chooses how to search, where nobody has done so."""
+    if any(word.startswith("search=") for word in overrides):
+        return []
+    studies = [word for word in overrides if word.startswith(("comparison=", "experiment="))]
+    # A study may choose too, or say some of the values alone.
+    node = configs.compose(studies, config_dirs=config_dirs).get("search") or {}
+    return [] if {"sampler", "trials", "batch"} <= set(node) else ["search=random"]
 
 
 def _check_search(command: str, overrides: list[str]) -> None:

@@ -87,13 +87,8 @@ def question(compose: Composer, params: Sequence[str], arguments: Sequence[str])
     _check_arguments(compose.parse(arguments))
     kept, seeds, notes = _at_one_place(compose.parse(params), compose.parse(arguments))
     cells = grid(compose, kept, arguments)
-    node = cells[0].config.get("search")
-    if not node or "sampler" not in node:
-        arguments = ["search=random", *arguments]
-        cells = grid(compose, kept, arguments)
-        node = cells[0].config["search"]
-    search = settings.read(node)
     config = cells[0].config
+    search = settings.read(config["search"])
     _check_searched(search, cells, compose.parse([*kept, *arguments]))
     both = sorted({*(seeds or [config["seed"]])} & {*search.seeds})
     if both:

@@ -38,9 +38,12 @@ class Search:
 
     def fixed(self) -> dict[str, Any]:
         """Return what may not change when a search goes on: what its trials follow from."""
-        settings = dataclasses.asdict(self) | {"space": {k: repr(v) for k, v in self.space.items()}}
-        del settings["name"]
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in settings.items()}
+        names = ("sampler", "coarse", "narrow", "seed", "batch", "prune")
+        return {name: getattr(self, name) for name in names} | {
+            "trials": list(self.trials),
+            "seeds": self.seeds[0],
+            "space": {key: repr(axis) for key, axis in self.space.items()},
+        }
 
 
 def read(node: Mapping[str, Any]) -> Search:
