@@ -112,7 +112,7 @@ class TestSearch:
         assert main([*tune, "comparison=tuned", "search.finalists=3"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[1] == "12 of 12 trials are over and are not run again"
-        assert [line.split(" ")[0] for line in lines if line.startswith("[")] == ["[1/2]", "[2/2]"]
+        assert sum(line.startswith("[") for line in lines) == 2
         more = tuning(folder)["trials"]
         assert len(more) == len(found["trials"]) + 2
         assert [t for t in more if t["round"] != "final"] == [
@@ -213,10 +213,10 @@ class TestKill:
             def call(*args: Any, **options: Any) -> None:
                 nonlocal calls
                 calls += 1
-                if calls % 5 == 4:
+                if calls % 8 == 5:
                     raise KeyboardInterrupt
                 function(*args, **options)
-                if calls % 5 == 0:
+                if calls % 8 == 0:
                     raise KeyboardInterrupt
 
             return call
@@ -228,7 +228,7 @@ class TestKill:
         while not codes or codes[-1] == 130:
             codes.append(main(words))
         assert codes[-1] == 0
-        assert len(codes) > 3
+        assert len(codes) > 2
         assert tuning(tmp_path / "other" / "tunings" / "tuned") == whole
 
     @pytest.mark.slow
@@ -293,28 +293,9 @@ class TestPruning:
     [
         ([], "tune takes one comparison or experiment, but got none; use comparison=NAME"),
         (["comparison=tuned", "experiment=alone"], "tune takes one comparison or experiment"),
-        (["comparison=tuned", "seed=3"], "'seed=3' is not for a search, whose runs take those of"),
-        (["comparison=tuned", "test=true"], "never evaluates the test split"),
-        (["comparison=tuned", "data.per_class=1,2"], "has several values; a search takes one"),
-        (["comparison=tuned", "optimizer.lr=0.1"], "'optimizer.lr=0.1' gives optimizer.lr, which"),
         (["comparison=tuned", "batch_size=0"], "batch_size is 0, but must be a whole number"),
         (["comparison=tuned", "steps=9"], "'steps=9' overrides what the arm short/scratch sets"),
-        (["comparison=tuned", "search.seeds=[1,2]"], "search.seeds has 1, which the result uses"),
-        (["comparison=tuned", "search.name=a/b"], "the name of the search is 'a/b'"),
         (["comparison=tuned", "search=foo"], "search is 'foo', but must be one of grid, random"),
-        (
-            ["comparison=tuned", "+search.space.optimizer.betas.values=[1]"],
-            "search.space has optimizer.betas, which the arm short/scratch does not have; "
-            "optimizer has decay_all, lr, momentum",
-        ),
-        (
-            ["comparison=tuned", "+search.space.optimizer.nesterov={low: 0, high: 1}"],
-            "a range for optimizer.nesterov, which is False in the arm short/scratch",
-        ),
-        (
-            ["comparison=tuned", "+search.space.steps.values=[1]"],
-            "search.space has steps, which no search can vary",
-        ),
         (
             ["experiment=alone", "strategy=knn", "init=pretrained", "init.weights=source:tiny"],
             "takes no steps, so that optimizer.lr has no effect on it",
@@ -329,10 +310,18 @@ def test_what_is_refused(
 
 
 def test_a_search_of_other_settings_is_not_mixed_in(
-    tune: list[str], capsys: pytest.CaptureFixture[str]
+    tune: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*tune, "experiment=alone", "search.trials=1", "search.finalists=1"]
     assert main([*words, "search.seeds=[7,8]"]) == 0
+    folder = tmp_path / "out" / "tunings" / "alone"
+    before = tuning(folder)
+    # What a power cut leaves: a line without its end, and a lock that nobody holds.
+    with (folder / "study.journal").open("a") as file:
+        file.write('{"op_code": 8, "work')
+    (folder / "study.journal.lock").touch()
+    assert main([*words, "search.seeds=[7,8]"]) == 0
+    assert tuning(folder) == before
     assert main([*words, "search.seeds=[9,8]"]) == 2
     assert (
         "the search of scratch/full was begun with seeds 7, and now it is 9; give "

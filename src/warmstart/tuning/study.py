@@ -61,6 +61,7 @@ class ArmStudy:
         import optuna
 
         self.arm = arm
+        self._storage = storage
         self._study = optuna.create_study(
             storage=storage, study_name=arm, direction="maximize", load_if_exists=True
         )
@@ -100,9 +101,10 @@ class ArmStudy:
             PRUNED: TrialState.PRUNED,
             FAILED: TrialState.FAIL,
         }
-        number = self._study.trials[trial.number]._trial_id
+        study = self._storage.get_study_id_from_name(self.arm)
+        place = self._storage.get_trial_id_from_study_id_trial_number(study, trial.number)
         for name in ("key", "value", "loss", "pruned_at", "error"):
-            self._study._storage.set_trial_user_attr(number, name, getattr(trial, name))
+            self._storage.set_trial_user_attr(place, name, getattr(trial, name))
         value = trial.value if trial.state == FINISHED else None
         self._study.tell(trial.number, value, state=states[trial.state])
 
