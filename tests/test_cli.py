@@ -74,7 +74,7 @@ def test_no_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
 def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["comapre", "comparison=digits"]) == 2
     assert capsys.readouterr().err == (
-        "warmstart: there is no command 'comapre'; use one of train, compare, status, look, "
+        "warmstart: there is no command 'comapre'; use one of train, compare, tune, status, look, "
         "plan, rank, features, report, models, store; did you mean 'compare'?\n"
     )
 
