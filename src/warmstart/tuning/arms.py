@@ -106,7 +106,8 @@ def question(compose: Composer, params: Sequence[str], arguments: Sequence[str])
 
 def trial_words(arm: Arm, values: Mapping[str, Any], *, seed: int, steps: int) -> list[str]:
     """Return the overrides of a trial's run."""
-    words = [word for word in arm.cell.overrides if not word.startswith(("search=", "search."))]
+    own = ("search=", "search.")
+    words = [word for word in arm.cell.overrides if not word.lstrip("+").startswith(own)]
     length = [f"steps={steps}", "epochs=null"] if arm.steps else []
     found = [f"{key}={as_word(value)}" for key, value in values.items()]
     return [*words, *found, f"seed={seed}", "test=false", *length]

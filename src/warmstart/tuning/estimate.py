@@ -26,7 +26,7 @@ def describe(arms: Sequence[Arm], search: Search, plan: Plan, devices: int) -> s
     Args:
         arms: That are searched.
         search: How.
-        plan: Of `_Runner`.
+        plan: Of `Runner`.
         devices: To share the runs out on.
 
     Raises:
