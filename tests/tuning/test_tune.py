@@ -171,7 +171,7 @@ class TestSearch:
         lines = capsys.readouterr().out.splitlines()
         # Each arm: 6 trials of 4 steps, and 2 finalists on one seed for 6.
         assert lines[1] == (
-            "2 arms, for each 6 trials, and 2 finalists on 1 seeds; 72 steps in all "
+            "2 arms, for each 6 trials, and 2 finalists on 1 seed; 72 steps in all "
             "(short/scratch 4, then 6, short/probe 4, then 6)"
         )
         assert lines[2] == "16 runs: 0 finished, 16 to do"

@@ -32,7 +32,8 @@ def describe(arms: Sequence[Arm], search: Search, plan: Plan, devices: int) -> s
     Raises:
         ConfigError: A run asks for more devices than there are.
     """
-    count, long = sum(search.trials), search.finalists * (len(search.seeds) - 1)
+    seeds = len(search.seeds) - 1
+    count, long = sum(search.trials), search.finalists * seeds
     # What a run takes does not depend on the values: one stands for all of its length.
     shown = [
         (arm, Trial(arm.label, 0, round_, before(arm.cell.config, search), search.seeds[0], steps))
@@ -54,8 +55,9 @@ def describe(arms: Sequence[Arm], search: Search, plan: Plan, devices: int) -> s
     lengths = ", ".join(f"{arm.label} {trial_steps(search, arm)}, then {arm.steps}" for arm in arms)
     return "\n".join(
         [
-            f"{len(arms)} arms, for each {count} trials, and {search.finalists} finalists on "
-            f"{len(search.seeds) - 1} seeds; {steps:,} steps in all ({lengths})",
+            f"{_count(len(arms), 'arm')}, for each {_count(count, 'trial')}, and "
+            f"{_count(search.finalists, 'finalist')} on {_count(seeds, 'seed')}; {steps:,} steps "
+            f"in all ({lengths})",
             describe_plan(jobs, _basis(jobs, planned), finished=0, devices=devices),
             *(["pruning saves a part of it"] if search.prune else []),
         ]
@@ -65,6 +67,10 @@ def describe(arms: Sequence[Arm], search: Search, plan: Plan, devices: int) -> s
 def trial_steps(search: Search, arm: Arm) -> int:
     """Return the length of an arm's trials; 0 where it takes no steps."""
     return max(1, round(search.coarse * arm.steps)) if arm.steps else 0
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _basis(jobs: Sequence[Job], planned: Sequence[Planned]) -> dict[str, str]:
