@@ -40,7 +40,7 @@ def test_help_lists_the_commands_quickly_and_without_torch() -> None:
     result = run(COMMAND, "--help")
     assert cpu_seconds() - before < 0.5
     assert result.returncode == 0
-    named = ("train", "compare", "look", "plan", "rank", "features", "report", "ensemble")
+    named = ("train", "compare", "tune", "look", "plan", "rank", "features", "report", "ensemble")
     for command in (*named, "models", "store", "check", "--version"):
         assert re.search(rf"^  .*{command}", result.stdout, re.MULTILINE), command
     code = "import sys; from warmstart.cli import main; main(['--help']); print(*sys.modules)"
@@ -74,7 +74,7 @@ def test_no_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
 def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["comapre", "comparison=digits"]) == 2
     assert capsys.readouterr().err == (
-        "warmstart: there is no command 'comapre'; use one of train, compare, status, look, "
+        "warmstart: there is no command 'comapre'; use one of train, compare, tune, status, look, "
         "plan, check, rank, features, report, ensemble, models, store; did you mean 'compare'?\n"
     )
 

@@ -80,7 +80,7 @@ def train(base: Path, *overrides: str) -> warmstart.Record:
 
 
 def test_every_folder_of_conf_is_tested_here() -> None:
-    tested = {*PLAIN, "arm", "comparison", "data", "hydra", "source", "trainer"}
+    tested = {*PLAIN, "arm", "comparison", "data", "hydra", "search", "source", "trainer"}
     assert {path.name for path in CONF.iterdir()} == tested | {"train.yaml"}
 
 
@@ -129,6 +129,17 @@ def test_option_takes_a_step(group: str, option: str, base: Path, tmp_path: Path
         assert record.config["steps"] == 0
     else:
         assert record.curves["train"]["step"][-1] == record.config["steps"]
+
+
+@pytest.mark.parametrize("option", options("search"))
+def test_search_has_a_space_and_says_how(option: str) -> None:
+    from warmstart.tuning.settings import read
+
+    config = warmstart.compose([f"search={option}"])
+    search = read(OmegaConf.to_container(config.search))
+    assert search.sampler == option
+    assert set(search.space) == {"optimizer.lr", "optimizer.weight_decay"}
+    assert sum(search.trials) == 16, "the same effort, however it is spent"
 
 
 def data_words(option: str, root: Path, patch: pytest.MonkeyPatch) -> list[str]:

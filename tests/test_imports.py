@@ -94,6 +94,7 @@ LAYERS = {
         "warmstart.stock",
         "warmstart.summary",
         "warmstart.sweep",
+        "warmstart.tuning",
     ],
 }
 RANKS = {entry: rank for rank, entries in enumerate(LAYERS.values()) for entry in entries}

@@ -9,11 +9,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from warmstart.cells import Sweep
-from warmstart.sweep import Composer, grid
+from warmstart.sweep import Composer
+from warmstart.tuning.tuner import Tuner
 
 
 class GridSweeper(Sweeper):
-    """Give all combinations of the swept values to the task, and the launcher's engine."""
+    """Give what is swept to the task, which composes its runs, and the launcher's engine."""
 
     def __init__(self, params: DictConfig | None) -> None:
         self.params: dict[str, Any] = {str(k): v for k, v in (params or {}).items()}
@@ -25,7 +26,7 @@ class GridSweeper(Sweeper):
         from hydra.core.plugins import Plugins
 
         self.compose = Composer(hydra_context.config_loader, config)
-        self.task: Sweep = task_function  # type: ignore[assignment]
+        self.task: Sweep | Tuner = task_function  # type: ignore[assignment]
         launcher: Any = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -33,6 +34,5 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> list[Any]:
         params = [f"{key}={value}" for key, value in self.params.items()]
-        cells = grid(self.compose, params, arguments)
-        self.task.run(cells, self.compose.parse(arguments), self.engine)
+        self.task.sweep(self.compose, params, arguments, self.engine)
         return []

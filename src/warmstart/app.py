@@ -1,4 +1,4 @@
-"""``train`` and ``compare`` as a Hydra application."""
+"""``train``, ``compare`` and ``tune`` as a Hydra application."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from warmstart.cells import Sweep
 from warmstart.errors import ConfigError, nearest
 from warmstart.progress import Display
 from warmstart.screening import check_config_dirs, check_overrides, quoted
+from warmstart.tuning.tuner import Tuner
 
 # Those of Hydra's flags that make sense here; with a look, nothing runs.
 _LOOKS = ("--help", "-h", "--hydra-help", "--info", "-i")
@@ -31,7 +32,7 @@ _FLAGS = (*_LOOKS, *_VALUED, "--resolve", "--run", "-r", "--multirun", "-m")
 
 
 def run_app(command: str, args: list[str]) -> int:
-    """Run ``warmstart train`` or ``warmstart compare`` and return the exit code.
+    """Run ``warmstart train``, ``compare`` or ``tune`` and return the exit code.
 
     Raises:
         ConfigError: Wrong usage, configuration or data.
@@ -44,14 +45,20 @@ def run_app(command: str, args: list[str]) -> int:
     check_config_dirs(config_dirs, shipped=configs.folder())
     check_overrides(overrides)
     looks = any(flag in (*_LOOKS, *_VALUED_LOOKS) for flag in flags)
-    if command == "compare" and not looks:
-        _check_comparison(overrides)
+    _check_search(command, overrides)
+    if command != "train" and not looks:
+        _check_comparison(command, overrides)
         # Not `hydra.mode` in a config, which would hide Hydra's reason for a bad override.
         flags.append("--multirun")
+    if command == "tune" and not looks:
+        overrides += _search(overrides, config_dirs)
     with Display() as display:
         line = shlex.join(["warmstart", command, *args])
         sweeping = "--multirun" in flags or "-m" in flags
-        task: Any = Sweep(display, command=line, devices=devices) if sweeping else _Single(display)
+        task: Any = _Single(display)
+        if sweeping:
+            kind = Tuner if command == "tune" else Sweep
+            task = kind(display, command=line, devices=devices)
         # The script for the shell completes the words in the program's name.
         completes = "-sc" in flags or "--shell-completion" in flags
         name = "warmstart" if completes else f"warmstart {command}"
@@ -143,9 +150,9 @@ def _dry_run(command: str, args: list[str]) -> tuple[list[str], int | None]:
             rest.append(word)
     if not dry and devices is None:
         return rest, None
-    if command != "compare" or not dry:
+    if command == "train" or not dry:
         raise ConfigError(
-            "--dry-run is of compare, and --devices is of --dry-run: "
+            "--dry-run is of compare and tune, and --devices is of --dry-run: "
             "warmstart compare comparison=NAME --dry-run --devices 8"
         )
     if devices is not None and not (devices.isascii() and devices.isdigit() and int(devices) > 0):
@@ -153,14 +160,33 @@ def _dry_run(command: str, args: list[str]) -> tuple[list[str], int | None]:
     return rest, int(devices or 1)
 
 
-def _check_comparison(overrides: list[str]) -> None:
-    names = [word.partition("=")[2] for word in overrides if word.startswith("comparison=")]
+def _check_comparison(command: str, overrides: list[str]) -> None:
+    groups = ("comparison=", "experiment=") if command == "tune" else ("comparison=",)
+    names = [word.partition("=")[2] for word in overrides if word.startswith(groups)]
     found = sorted(path.stem for path in (configs.folder() / "comparison").glob("*.yaml"))
     if len(names) != 1 or not names[0] or "," in names[0]:
         raise ConfigError(
-            f"compare takes one comparison, but got {', '.join(names) or 'none'}; "
-            f"use comparison=NAME, shipped are {', '.join(found)}"
+            f"{command} takes one {' or '.join(group[:-1] for group in groups)}, but got "
+            f"{', '.join(names) or 'none'}; use comparison=NAME, shipped are {', '.join(found)}"
         )
+
+
+def _search(overrides: list[str], config_dirs: list[str]) -> list[str]:
+    """Return the override that chooses how to search, where nobody has done so."""
+    if any(word.startswith("search=") for word in overrides):
+        return []
+    studies = [word for word in overrides if word.startswith(("comparison=", "experiment="))]
+    # A study may choose too, or say some of the values alone.
+    node = configs.compose(studies, config_dirs=config_dirs).get("search") or {}
+    return [] if {"sampler", "trials", "batch"} <= set(node) else ["search=random"]
+
+
+def _check_search(command: str, overrides: list[str]) -> None:
+    for word in overrides:
+        if command != "tune" and word.lstrip("+").startswith(("search=", "search.")):
+            raise ConfigError(
+                f"{word!r} is of a search, and {command} makes none; use warmstart tune"
+            )
 
 
 @contextlib.contextmanager

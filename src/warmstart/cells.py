@@ -19,9 +19,9 @@ from warmstart.launch.work import Planned, plan_cells
 from warmstart.progress import Display
 from warmstart.results.metric import Size, mixture, training_size
 from warmstart.store import publish
-from warmstart.sweep import Cell
+from warmstart.sweep import Cell, Composer, grid
 
-_AXES = ("arm", "data.per_class", "data.fraction", "data.fold", "seed")
+AXES = ("arm", "data.per_class", "data.fraction", "data.fold", "seed")
 
 
 class Sweep:
@@ -44,6 +44,16 @@ class Sweep:
         self.failed: list[tuple[str, str]] = []
         self.folder: Path | None = None
 
+    def sweep(
+        self,
+        compose: Composer,
+        params: Sequence[str],
+        arguments: Sequence[str],
+        engine: Engine,
+    ) -> None:
+        """Compose the grid of what the config and the command line sweep over, and run it."""
+        self.run(grid(compose, params, arguments), compose.parse(arguments), engine)
+
     def run(self, cells: Sequence[Cell], arguments: Sequence[Override], engine: Engine) -> None:
         """Check every cell, write down what is planned, and run what is not finished."""
         self.display.note(f"checking {len(cells)} runs before the first one starts")
@@ -54,12 +64,12 @@ class Sweep:
             if not engine.parallel:
                 check_alone(cell.config)
         labels = [" ".join(cell.swept) or "run" for cell in cells]
-        configs = [_placed(cell.config, elsewhere=engine.elsewhere) for cell in cells]
+        configs = [placed(cell.config, elsewhere=engine.elsewhere) for cell in cells]
         planned = engine.call(plan_cells, configs, labels, engine.elsewhere)
         first = cells[0].config
         entries = list(map(_entry, cells, planned, labels))
         _check_declaration(first, entries)
-        jobs = _jobs(configs, planned, labels)
+        jobs = jobs_of(configs, planned, labels)
         if self.devices is not None:
             self._describe(jobs, planned)
             return
@@ -144,7 +154,7 @@ class Sweep:
         publish(self.folder / "cells.json", lambda part: _write_text(part, text))
 
 
-def _placed(config: Mapping[str, Any], *, elsewhere: bool) -> Mapping[str, Any]:
+def placed(config: Mapping[str, Any], *, elsewhere: bool) -> Mapping[str, Any]:
     """Return the config with the device of the machine that it will run on, not of this one."""
     resources, trainer = config["resources"], config["trainer"]
     if not elsewhere or not isinstance(trainer, Mapping) or trainer.get("accelerator") != "auto":
@@ -167,7 +177,7 @@ def _sources(planned: Sequence[Planned]) -> list[Planned]:
     return list(found.values())
 
 
-def _jobs(
+def jobs_of(
     configs: Sequence[Mapping[str, Any]], planned: Sequence[Planned], labels: Sequence[str]
 ) -> list[Job]:
     """Return what is left to do, every run once, and a source before what starts from it."""
@@ -211,19 +221,23 @@ def _stage(run: Planned) -> dict[str, Any]:
     }
 
 
-def _entry(cell: Cell, run: Planned, label: str) -> dict[str, Any]:
-    swept = dict(line.split("=", 1) for line in cell.swept)
-    arm, data = cell.config["arm"] or _arm_of(cell.config), cell.config["data"]
+def arm_of(cell: Cell) -> str:
+    """Return the label of a cell's arm: its name, and what else was swept."""
     # The name of an arm without a file says these already.
-    told = (*_AXES, *(() if cell.config["arm"] else ("init", "strategy")))
-    extra = [f"{name}={value}" for name, value in swept.items() if name not in told]
+    told = (*AXES, *(() if cell.config["arm"] else ("init", "strategy")))
+    extra = [line for line in cell.swept if line.split("=", 1)[0] not in told]
+    return " ".join([cell.config["arm"] or _arm_of(cell.config), *extra])
+
+
+def _entry(cell: Cell, run: Planned, label: str) -> dict[str, Any]:
+    data = cell.config["data"]
     flags = [word for name in cell.config["config_dirs"] for word in ("--config-dir", name)]
     # A run by itself takes the machine as it is.
     alone = [line for line in cell.overrides if not line.startswith("resources.")]
     return {
         "key": run.key,
         "label": label,
-        "arm": " ".join([arm, *extra]),
+        "arm": arm_of(cell),
         "size": training_size(data.get("per_class"), data.get("fraction")),
         "seed": cell.config["seed"],
         "fold": data.get("fold"),

@@ -20,6 +20,7 @@ From scratch, or from pretrained weights? Compare them on your own images, with 
 commands:
   train [overrides]                      one run; -m sweeps over values with commas
   compare comparison=NAME [overrides]    arms x data sizes x seeds, then the report
+  tune comparison=NAME [overrides]       search each arm's recipe: coarse, finer, the best for long
   status [DIR] [--watch] [--json]        how far a comparison is: running, left, failed, cost
   look [overrides] [--out FILE]          the images as training will see them, and what is wrong
   plan [overrides] [--json]              what training would do, before anything trains
@@ -35,10 +36,10 @@ commands:
   warmstart --version
 """
 _COMMANDS = (
-    *("train", "compare", "status", "look", "plan", "check"),
+    *("train", "compare", "tune", "status", "look", "plan", "check"),
     *("rank", "features", "report", "ensemble", "models", "store"),
 )
-_TAKING_OVERRIDES = ("train", "compare", "look", "plan", "check", "rank", "features")
+_TAKING_OVERRIDES = ("train", "compare", "tune", "look", "plan", "check", "rank", "features")
 _DONE, _FAILED, _WRONG, _INTERRUPTED = 0, 1, 2, 130
 
 
@@ -92,7 +93,7 @@ def _dispatch(args: list[str]) -> int:
     command, rest = args[0], args[1:]
     if command in ("-sc", "--shell-completion"):
         return _complete(args)
-    if command in ("train", "compare"):
+    if command in ("train", "compare", "tune"):
         return _hydra(command, rest)
     if command in OTHERS:
         OTHERS[command](rest)

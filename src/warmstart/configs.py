@@ -30,8 +30,8 @@ from warmstart.targets import (
     parameters,
 )
 
-# Keys that `without_hydra` adds to a config.
-_OURS = {"choices", "config_dirs"}
+# Keys that a config gets from `without_hydra`, and a trial's (`warmstart tune`) from its search.
+_OURS = {"choices", "config_dirs", "prune"}
 
 
 def folder() -> Path:
@@ -87,6 +87,7 @@ def without_hydra(cfg: DictConfig, hydra: DictConfig, config_dirs: Sequence[str]
         cfg.choices = choices
         cfg.arm = hydra.runtime.choices.get("arm")
         cfg.comparison = cfg.get("comparison")
+        cfg.experiment = hydra.runtime.choices.get("experiment")
         cfg.config_dirs = list(config_dirs)
     return cfg
 

@@ -15,6 +15,10 @@ class Stopped(RunError):  # noqa: N818 - it has not failed
     """The run has stopped as requested; the same command goes on from its checkpoint."""
 
 
+class Pruned(Stopped):
+    """The run is a trial of a search, and hopeless; without thresholds it goes on."""
+
+
 def request() -> None:
     """Ask the run of this process to stop. May be called in a signal handler."""
     global _requested

@@ -142,7 +142,7 @@ def grid(compose: Composer, params: Sequence[str], given: Sequence[str]) -> list
         ConfigError: A value is a range or a distribution, which no grid can list.
     """
     merged = {o.get_key_element(): o for o in (*compose.parse(params), *compose.parse(given))}
-    axes = [_values(override) for override in merged.values()]
+    axes = [values_of(override) for override in merged.values()]
     swept = {o.get_key_element() for o in compose.parse(params)}
     swept |= {key for key, axis in zip(merged, axes, strict=True) if len(axis) > 1}
     cells = []
@@ -155,7 +155,8 @@ def grid(compose: Composer, params: Sequence[str], given: Sequence[str]) -> list
     return cells
 
 
-def _values(override: Override) -> list[str]:
+def values_of(override: Override) -> list[str]:
+    """Return an override for each of the values that it sweeps over, or the one that it is."""
     key = override.get_key_element()
     if not override.is_sweep_override():
         return [f"{key}={override.get_value_element_as_str()}"]

@@ -19,7 +19,9 @@ from warmstart.launch import slurm_arrays, slurm_queue
 from warmstart.launch.jobs import Job, Resources
 from warmstart.launch.slurm import SlurmEngine
 from warmstart.launch.slurm_arrays import Options, batches, minutes
+from warmstart.launch.slurm_follow import _result
 from warmstart.launch.slurm_queue import Entry, Place, cause, exit_code
+from warmstart.results import pruning
 from warmstart.results import state as states
 
 
@@ -277,3 +279,16 @@ class TestSignals:
         state = states.read(run.folder)
         assert state is not None
         assert state.reason.startswith("it was stopped 6 times before its next step; give it more")
+
+
+def test_a_trial_that_was_ended_early_has_ended(tmp_path: Path) -> None:
+    ended = job(tmp_path, "a")
+    states.State("stopped").write(ended.folder)
+    assert _result(ended, gone=False) is None
+    pruning.write(ended.folder, 10, [{"step": 10, "accuracy": 0.5, "loss": 1.0}])
+    outcome = _result(ended, gone=False)
+    assert outcome is not None
+    assert (outcome.error, outcome.text) == (None, "pruned at step 10")
+    # Another attempt is under way.
+    states.State("running").write(ended.folder)
+    assert _result(ended, gone=False) is None

@@ -18,6 +18,7 @@ from warmstart.callbacks.averaging import Averaging
 from warmstart.callbacks.divergence import FiniteSteps, diverged
 from warmstart.callbacks.early import EarlyStopping
 from warmstart.callbacks.proof import FreezeProof
+from warmstart.results import pruning
 from warmstart.task import Classification, means
 
 Row = dict[str, float]
@@ -50,6 +51,7 @@ class Recorder(pl.Callback):
         snapshots_at: After how many steps the weights are kept as snapshots.
         progress: Called with the number of finished steps.
         writes: Whether it writes checkpoints; of the processes of a run only one does.
+        limits: Pairs of a step and the accuracy without which the run, a trial, ends there.
         accumulated: Micro-batches of a step that a lack of memory forced; a checkpoint says it.
         resume: The state of a checkpoint.
     """
@@ -69,6 +71,7 @@ class Recorder(pl.Callback):
         progress: Callable[[int], None] = lambda step: None,
         accumulated: int = 0,
         writes: bool = True,
+        limits: Sequence[Sequence[float]] = (),
         resume: dict[str, Any] | None = None,
     ) -> None:
         self.folder = folder
@@ -82,6 +85,7 @@ class Recorder(pl.Callback):
         self.snapshots_at = frozenset(snapshots_at)
         self.progress = progress
         self.writes = writes
+        self.limits = limits
         self.accumulated = accumulated
         self.done = 0
         self.rows: dict[str, list[Row]] = {"train": [], "val": []}
@@ -119,6 +123,9 @@ class Recorder(pl.Callback):
             pl_module.train_sums += self._window.to(pl_module.device)
         if self._owes_validation:
             self._validate(trainer)
+        if self.writes:
+            pruning.forget(self.folder)
+        self._prune()
 
     def on_train_batch_end(
         self,
@@ -163,10 +170,12 @@ class Recorder(pl.Callback):
             self.best = {**row, "model": self._weights(pl_module)}
         for logger in self.loggers:
             logger.log(self.rows)
+        hopeless = pruning.pruned_at(self.rows["val"], self.limits) is not None
         if self.stopped_at is not None:
             trainer.should_stop = True
-        elif self.done < self.steps and (stopping.requested() or self._due()):
+        elif self.done < self.steps and (hopeless or stopping.requested() or self._due()):
             self._save(trainer, pl_module)
+            self._prune()
             stopping.check()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -189,6 +198,16 @@ class Recorder(pl.Callback):
         if not math.isfinite(row["loss"]):
             raise diverged(self.rows, finite=self._finite.count, lr=row["lr"])
         self.rows["train"].append(row)
+
+    def _prune(self) -> None:
+        """End a hopeless trial, also where a checkpoint was written after it had become so."""
+        step = pruning.pruned_at(self.rows["val"], self.limits)
+        if step is None or self.done >= self.steps:
+            return
+        if self.writes:
+            pruning.write(self.folder, step, self.rows["val"])
+        best = max(row["accuracy"] for row in self.rows["val"])
+        raise stopping.Pruned(f"pruned at step {step} of {self.steps}, val/accuracy {best:.4f}")
 
     def _validates(self, trainer: pl.Trainer) -> bool:
         # Right before a validation would lose it on resume; on_validation_end saves instead.

@@ -15,6 +15,7 @@ from warmstart.launch.slurm_arrays import Batch, Later, Options
 from warmstart.launch.slurm_queue import Entry, Place
 from warmstart.launch.slurm_task import Work, note_failure
 from warmstart.launch.work import outcome_line
+from warmstart.results import pruning
 from warmstart.results import record as records
 from warmstart.results import state as states
 from warmstart.results.state import State
@@ -260,6 +261,9 @@ def _result(job: Job, *, gone: bool) -> Outcome | None:
     state = states.read(job.folder)
     if state is not None and state.state == "failed":
         return Outcome(job, error=state.reason or "it failed")
+    ended = pruning.read(job.folder) if state is not None and state.state == "stopped" else None
+    if ended is not None:
+        return Outcome(job, text=f"pruned at step {ended['step']}")
     if gone or (state is not None and state.state == "finished"):
         try:
             record = records.read(job.folder)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from warmstart.errors import ConfigError, RunError
 from warmstart.launch.jobs import Job, Outcome, Resources
-from warmstart.stopping import Stopped
+from warmstart.stopping import Pruned, Stopped
 
 if TYPE_CHECKING:
     from warmstart.results.record import Record
@@ -33,6 +33,7 @@ class Planned:
         basis: Where the prediction comes from, in words.
         source: The run that its weights come from.
         stack: Runs that have the same here, if it is not empty, can be trained together.
+        steps: Of its training.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Planned:
     basis: str
     source: Planned | None
     stack: str = ""
+    steps: int = 0
 
 
 def plan_cells(
@@ -95,6 +97,7 @@ def _planned(run: Run, history: Any, known: dict[Path, Planned], name: str = "")
         seconds=seconds,
         basis=basis,
         stack=stack_key(run),
+        steps=run.steps,
         source=_planned(run.source, history, known, run.origins[0]) if run.source else None,
     )
     return known[run.folder]
@@ -112,6 +115,8 @@ def run_job(job: Job, progress: Callable[[int, int], None] | None = None) -> Out
         return _run_members(job, progress)
     try:
         record = execute(_run_of(job), progress=progress)
+    except Pruned as error:
+        return Outcome(job, text=str(error))
     except Stopped:
         raise
     except (ConfigError, RunError, OSError) as error:

@@ -95,6 +95,7 @@ def fit(
         progress=lambda step: report.step(step, run.steps),
         accumulated=accumulated,
         writes=ranks.leads,
+        limits=run.config.get("prune") or (),
         resume=resume,
     )
     if task.first_step >= run.steps or recorder.stopped_at is not None:

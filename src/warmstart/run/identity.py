@@ -32,6 +32,7 @@ NOT_IDENTITY = (
     "data.test_file",
     "data.train_file",
     "data.val_file",
+    "experiment",
     "init.unlabelled",
     "init.weights",
     "keep",
@@ -41,7 +42,9 @@ NOT_IDENTITY = (
     "model.weights",
     "on_oom",
     "out",
+    "prune",  # a run that was ended early has no record
     "resources",
+    "search",
     "source",
     "store",
     "trainer.workers",

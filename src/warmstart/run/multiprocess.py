@@ -33,6 +33,7 @@ _ERRORS: dict[str, type[Exception]] = {
     "ConfigError": ConfigError,
     "RunError": RunError,
     "Stopped": stopping.Stopped,
+    "Pruned": stopping.Pruned,
 }
 # What a process of a run leaves to the one that has started it: that one is told as well.
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}

@@ -94,7 +94,7 @@ class Run:
     @property
     def plain(self) -> bool:
         """Whether its steps need nothing besides gradients, rates and validations."""
-        watched = bool(self.config["watch_every_steps"])
+        watched = self.config["watch_every_steps"] or self.config.get("prune")
         return not self.regularization.given and self.keeping.plain and not watched
 
     @property
