@@ -36,7 +36,13 @@ def averages(average: Average, weights: list[float]) -> list[float]:
 
 def test_the_moving_average_by_hand():
     # 4, then 0.75 * 4 + 0.25 * 8 = 5, then 0.75 * 5 + 0.25 * 1 = 4.
-    assert averages(ema(decay=0.75), [4.0, 8.0, 1.0]) == [4.0, 5.0, 4.0]
+    assert averages(ema(decay=0.75, warmup=False), [4.0, 8.0, 1.0]) == [4.0, 5.0, 4.0]
+
+
+def test_the_moving_average_at_first_forgets_faster():
+    # 2/11 of 11, then 3/12 of 2 and 9/12 of 4; where the decay is lower, it is the decay.
+    assert averages(ema(), [11.0, 0.0, 4.0]) == pytest.approx([11.0, 2.0, 3.5])
+    assert averages(ema(decay=0.2), [11.0, 0.0, 4.0]) == pytest.approx([11.0, 2.0, 3.6])
 
 
 def test_the_equal_average_by_hand():

@@ -25,11 +25,14 @@ class Average:
             weights that are taken the same share.
         first: After how many steps the first weights are taken, which are the average then.
         every: Steps from there to the next ones.
+        warmup: Of n weights that were taken before, decay at most (1 + n) / (10 + n): a short run
+            forgets its first weights too.
     """
 
     decay: float | None
     first: int = 1
     every: int = 1
+    warmup: bool = False
 
     def takes(self, done: int) -> bool:
         """Return whether the weights after so many steps are taken."""
@@ -43,20 +46,26 @@ class Average:
             current: More weights, of the same shapes.
             taken: A whole number, or a tensor with one.
         """
-        share = 1 / (int(taken) + 1) if self.decay is None else 1 - self.decay
+        share = self._share(int(taken))
         with torch.no_grad():
             if averaged[0].is_floating_point():
                 torch._foreach_lerp_(list(averaged), list(current), share)
             else:  # counts of batches
                 torch._foreach_copy_(list(averaged), list(current))
 
+    def _share(self, taken: int) -> float:
+        """Return what the newest weights are of the average that holds so many others."""
+        if self.decay is None:
+            return 1 / (taken + 1)
+        return 1 - (min(self.decay, (1 + taken) / (10 + taken)) if self.warmup else self.decay)
+
 
 def none() -> None:
     """Take the weights as they are."""
 
 
-def ema(*, decay: float = 0.995) -> Average:
-    """Return the exponential moving average, from the first step on.
+def ema(*, decay: float = 0.995, warmup: bool = True) -> Average:
+    """Return the exponential moving average, from the first step on; `warmup` as in `Average`.
 
     Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging, SIAM J. Control and
     Optimization 30, 1992, average all weights alike; the exponential form forgets the early ones.
@@ -67,7 +76,7 @@ def ema(*, decay: float = 0.995) -> Average:
             f"average.decay is {decay!r}, but must be a number between 0 (the weights themselves; "
             "that is average=none) and 1 (those of the first step for good)"
         )
-    return Average(float(decay))
+    return Average(float(decay), warmup=warmup)
 
 
 def swa(
