@@ -167,7 +167,8 @@ class TestSearch:
     def test_dry_run(
         self, tune: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert main([*tune, "comparison=tuned", "--dry-run", "--devices", "2"]) == 0
+        options = "+search.space.scheduler.values=[cosine,linear]"
+        assert main([*tune, "comparison=tuned", options, "--dry-run", "--devices", "2"]) == 0
         lines = capsys.readouterr().out.splitlines()
         # Each arm: 6 trials of 4 steps, and 2 finalists on one seed for 6.
         assert lines[1] == (
