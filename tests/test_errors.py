@@ -39,7 +39,7 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
         ("arm=digits/probes", "arm is 'digits/probes', .*; did you mean 'digits/probe'?"),
         ("source=glyph", "source is 'glyph', .*; did you mean 'glyphs'?"),
         ("model=", "model is '', but must be one of .*small_cnn.*"),
-        ("init=[scratch,pretained]", "init is 'pretained', .*; did you mean 'pretrained'?"),
+        ("init=[scratch,pretained]", "'init=.*' gives several options, but init takes .*"),
         ("stepz=3", "there is no key 'stepz'; allowed are .*steps.*; did you mean 'steps'?"),
         ("+stepz=3", "there is no key 'stepz'; allowed are .*steps.*; did you mean 'steps'?"),
         ("++stepz=3", "there is no key 'stepz'; allowed are .*steps.*; did you mean 'steps'?"),
@@ -55,9 +55,16 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
         ("~seed", "'~seed' deletes a key, but a run needs every key; give it another value"),
         ("~optimizer.lr", "'~optimizer.lr' deletes a key, .*"),
         ("arm={a:1}", "arm takes the name of an option, but got something else; give arm=NAME"),
-        ("logger.x=3", "there is no key 'logger.x'; allowed are none"),
+        ("average.decay=0.9", "there is no key 'average.decay', and .* (average=NAME), or .*"),
+        ("logger.x=3", "there is no key 'logger.x', and what was chosen .*"),
         # groups that are no option
         ("init=null", "'init=null' gives a config group something else than .*; choose .*"),
+        (
+            "regularization=[dropout,l2]",
+            "'regularization=[dropout,l2]' gives several options, but regularization takes one; "
+            "give regularization=NAME, and what is to differ from it as regularization.KEY=VALUE",
+        ),
+        ("augment=[flip,noise]", "'augment=.*' gives several options, but augment takes one; .*"),
         ("optimizer=3", "'optimizer=3' gives a config group something else than .*; choose .*"),
         # syntax
         ("steps", "'steps' does not parse; write KEY=VALUE, .*"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -30,6 +31,8 @@ from warmstart.targets import (
     parameters,
 )
 
+# Groups whose options are no objects that a run builds.
+_OTHER_GROUPS = ("arm", "comparison", "experiment", "search", "source")
 # Keys that a config gets from `without_hydra`, and a trial's (`warmstart tune`) from its search.
 _OURS = {"choices", "config_dirs", "prune"}
 
@@ -206,7 +209,9 @@ def explained(overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) ->
     except ValueError as error:
         if "Config group override" not in str(error):
             raise
-        bad = [word for word in overrides if word.partition("=")[0].lstrip("+") in TARGETS]
+        given = [(word, *word.lstrip("+").partition("=")[::2]) for word in overrides]
+        groups = {*TARGETS, *_OTHER_GROUPS}
+        bad = [w for w, key, v in given if key in groups and not re.match(r"(?!null$)[a-z]", v)]
         raise ConfigError(
             f"{' '.join(bad or overrides)!r} gives a config group something else than the name of "
             "an option; choose an option, for example init=scratch"

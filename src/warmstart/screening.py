@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from warmstart.errors import ConfigError, choose
+from warmstart.targets import TARGETS
 
 # Hydra would import and call what these name before anything of ours runs, or read more folders.
 _HYDRAS_OWN = (
@@ -39,6 +40,12 @@ def check_overrides(overrides: Sequence[str]) -> None:
         key, _, value = override.lstrip("+").partition("=")
         if key == "hydra/launcher" and value not in _LAUNCHERS:
             raise choose("hydra/launcher", value, _LAUNCHERS)
+        if key in TARGETS and value.startswith("["):
+            # Hydra would merge them, and a key of the first one survives the second by chance.
+            raise ConfigError(
+                f"{override!r} gives several options, but {key} takes one; give {key}=NAME, and "
+                f"what is to differ from it as {key}.KEY=VALUE"
+            )
 
 
 def quoted(overrides: Sequence[str]) -> list[str]:

@@ -116,6 +116,12 @@ def check_missing(keys: Sequence[str]) -> None:
 def no_key(key: str, known: Iterable[str]) -> ConfigError:
     """Return the error about a key that does not exist, with those that do."""
     names = sorted(name for name in known if name not in ("_target_", "hydra"))
-    hint = nearest(key.rpartition(".")[2], names)
-    allowed = ", ".join(names) or "none"
-    return ConfigError(f"there is no key {key!r}; allowed are {allowed}{hint}")
+    above, _, name = key.rpartition(".")
+    if not names:
+        return ConfigError(
+            f"there is no key {key!r}, and what was chosen for {above} takes no keys at all; "
+            f"choose another option ({above}=NAME), or leave {name} out"
+        )
+    return ConfigError(
+        f"there is no key {key!r}; allowed are {', '.join(names)}{nearest(name, names)}"
+    )

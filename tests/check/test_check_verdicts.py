@@ -257,7 +257,10 @@ def test_all_is_well_in_the_order_of_the_procedure():
 
 def test_no_number_names_step_rate_and_group():
     broken = Broken(17, "conv", 2.5, 0.3)
-    said = "the loss is no number at step 17, rate 0.3; the largest update was that of group conv "
+    said = (
+        "the loss or an update is no number at step 17, rate 0.3; the largest update was that of "
+        "group conv "
+    )
     trial = dataclasses.replace(TRIAL, broken=broken)
     overfit = dataclasses.replace(UNFITTED, trial=trial)
     wrong = judge(measured(overfit=overfit))[5]

@@ -99,10 +99,10 @@ def test_runs_that_nobody_planned_are_those_of_one_config_but_for_the_seed(tmp_p
         path.write_text(json.dumps(content))
     found = {one.name.partition(": ")[2]: one for one in ensembles([tmp_path])}
     assert {name.split(" optimizer")[0] for name in found} == {
-        "init=scratch, 5 per class",
-        "init=pretrained",
+        "scratch/full, 5 per class",
+        "pretrained/full",
     }
-    assert "init=pretrained optimizer.lr=0.3, 5 per class" in found
+    assert "pretrained/full optimizer.lr=0.3, 5 per class" in found
     assert len(found) == 3
     for one in found.values():
         assert one.members == ("seed 0", "seed 1")
@@ -139,6 +139,12 @@ def test_the_order_of_the_images_does_not_matter(out: Path):
     write(runs(out)[1], PROBABILITIES[1], **turned)
     first, second = ensembles([out])
     assert first.scores[1].ensemble.mean == pytest.approx(second.scores[1].ensemble.mean, rel=1e-6)
+
+
+def test_a_run_that_is_given_twice_is_one_member(out: Path):
+    folder = runs(out)[0]
+    with pytest.raises(ConfigError, match="an ensemble needs at least 2 members"):
+        list(ensembles([folder, folder.parent / "." / folder.name]))
 
 
 def test_members_that_agree_gain_nothing(out: Path):

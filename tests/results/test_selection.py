@@ -6,9 +6,11 @@ import pytest
 from records import write_comparison
 
 from warmstart.results.loading import load
-from warmstart.results.selection import ranked, sentences
+from warmstart.results.record import Record
+from warmstart.results.selection import labels, ranked, sentences
 from warmstart.results.verdict import verdict
 
+EMA = {"_target_": "ema", "decay": 0.9}
 RATES = ("0.01", "0.1", "1")
 
 
@@ -65,3 +67,48 @@ def test_the_verdict_names_the_best_the_next_and_an_edge(tmp_path):
     )
     assert full.endswith("optimizer.lr=0.01 lies at the edge of its range.")
     assert verdict(comparison).startswith(scratch)
+
+
+def run(seed=0, mean=0.5, average="none", **config):
+    """Return a run's record; what is neutral is no part of its config."""
+    choices = {"init": "scratch", "strategy": "full", "average": average, "logger": str(seed)}
+    content = {
+        "seed": seed,
+        "steps": 10,
+        **({"average": EMA} if average == "ema" else {}),
+        **config,
+    }
+    key = f"key{seed}{mean}"
+    return Record(key, "finished", seed, content, choices, input={"mean": [mean]})
+
+
+@pytest.mark.parametrize(
+    ("runs", "expected"),
+    [
+        ([run(0), run(1, mean=0.4)], ["scratch/full", "scratch/full"]),
+        (
+            # The seeds of one arm stay one arm, though its images have a mean of their own.
+            [run(0), run(1, mean=0.4), run(0, average="ema"), run(1, mean=0.4, average="ema")],
+            ["scratch/full average=none"] * 2 + ["scratch/full average=ema"] * 2,
+        ),
+        (
+            # What all runs with the option have says nothing more.
+            [run(), run(average="ema"), run(average="ema", average_steps=3)],
+            [
+                "scratch/full average=none",
+                "scratch/full average=ema",
+                "scratch/full average=ema average_steps=3",
+            ],
+        ),
+        (
+            [run(), run(early_stopping={"patience": 3})],
+            ["scratch/full default", "scratch/full early_stopping.patience=3"],
+        ),
+        (
+            [run(mean=0.5), run(mean=0.4)],
+            ["scratch/full input.mean=[0.5]", "scratch/full input.mean=[0.4]"],
+        ),
+    ],
+)
+def test_runs_that_nobody_planned_are_told_apart_in_the_words_of_the_command(runs, expected):
+    assert labels(runs, [r.seed for r in runs]) == expected

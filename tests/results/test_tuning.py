@@ -251,6 +251,14 @@ def test_an_unfinished_tuning_says_who_leads_and_how_to_go_on(tmp_path):
     )
 
 
+def test_a_tuning_of_failures_alone_has_nothing_to_go_on_with(tmp_path):
+    lost = rates(0.1, 0.01, state="failed", value=None, error="the loss is NaN")
+    assert problems(load(write_tuning(tmp_path, lost)))[-1] == (
+        "All trials of full have failed, so that there is no recipe; search in other ranges, under "
+        "another name (search.name=NAME)."
+    )
+
+
 def test_failures_are_said_with_the_first_reason(tmp_path):
     lost = rates(0.2, 0.3, start=2, state="failed", value=None, error="the loss is NaN.\nMore")
     tuning = load(write_tuning(tmp_path, [*rates(0.1, 0.01), *lost]))

@@ -286,13 +286,13 @@ def test_heads_of_such_runs_train_alone(tmp_path: Path) -> None:
             # Six validations: the first is the best, and the sixth, four older, comes too late.
             ["early_stopping.patience=4"],
             "early_stopping.patience is 4, but the run has 6 validations and cannot stop before "
-            "the 6th; give a lower patience, a lower val_every_steps, or a longer run",
+            "validation 6; give a lower patience, a lower val_every_steps, or a longer run",
         ),
         (
             # Those at 16, 20 and 24; that at 12 belongs to the first phase.
             ["early_stopping.patience=1", "strategy=lp_ft", "init.statistics=data"],
             "early_stopping.patience is 1, but the run has 3 validations in the last phase and "
-            "cannot stop before the 3th",
+            "cannot stop before validation 3",
         ),
         (["snapshots=1"], "snapshots is 1, but must be true or false"),
         (

@@ -179,6 +179,10 @@ def test_several_processes_give_what_one_gives(out: Path, tiny: str) -> None:
             ["regularization.dropout=high"],
             r"regularization\.dropout is 'high', but must be a number or a mapping or null",
         ),
+        (
+            ["regularization.dropout={}"],
+            r"regularization\.dropout is \{\}, but must be a number in \[0, 1\), rates of heads",
+        ),
         (["regularization.droput=0.1"], r"no key .*regularization.droput"),
     ],
 )

@@ -55,8 +55,12 @@ def test_the_words_of_a_trial(compose: Composer) -> None:
         *("optimizer.lr=1e-05", "scheduler=linear", "optimizer.nesterov=true", "model=null"),
         *("seed=100", "test=false", "steps=38", "epochs=null"),
     ]
-    search = question(compose, PARAMS, GIVEN).search
-    assert before(cell.config, search) == {"optimizer.lr": 0.03, "optimizer.weight_decay": 5e-4}
+    search = question(compose, PARAMS, [*GIVEN, "+search.space.scheduler.values=[linear]"]).search
+    assert before(cell.config, search) == {
+        "optimizer.lr": 0.03,
+        "optimizer.weight_decay": 5e-4,
+        "scheduler": "cosine",
+    }
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warmstart.errors import ConfigError
-from warmstart.tuning.space import Choice, Range, combinations, holds, narrowed, read
+from warmstart.tuning.space import Choice, Range, combinations, extremes, holds, narrowed, read
 
 
 def test_a_grid_has_equal_ratios_or_differences() -> None:
@@ -74,6 +74,16 @@ def test_reading() -> None:
     assert narrowed(space, best, 4)["scheduler"] == space["scheduler"]
 
 
+def test_the_points_at_which_a_space_is_checked() -> None:
+    space = {"a": Range(1.0, 2.0, False, None), "b": Choice(("x", "y", "z"))}
+    assert extremes(space) == [
+        {"a": 1.0, "b": "x"},
+        {"a": 2.0, "b": "x"},
+        {"a": 1.0, "b": "y"},
+        {"a": 1.0, "b": "z"},
+    ]
+
+
 @pytest.mark.parametrize(
     ("node", "message"),
     [
@@ -90,6 +100,10 @@ def test_reading() -> None:
         ({"a": {"low": 0, "high": 1, "lg": 1}}, "no key 'search.space.a.lg'.*did you mean 'log'"),
         ({"a": {"low": 0, "high": 1, "points": 0}}, "points is 0, but must be a whole number"),
         ({"a": {"values": []}}, r"search.space.a.values is \[\], but must be a list"),
+        (
+            {"a": {"values": [1, 2, 1]}},
+            "but a value given twice is not tried twice",
+        ),
         ({"a": {"values": [[1]]}}, "but must be a list of plain values"),
         ({"a": {"values": [1], "step": 1}}, "there is no key 'search.space.a.step'"),
     ],

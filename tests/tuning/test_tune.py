@@ -16,7 +16,7 @@ from tiny import write_configs
 from warmstart import ConfigError
 from warmstart.cli import main
 from warmstart.configs import compose, resolved
-from warmstart.results import pruning, record
+from warmstart.results import pruning, record, state
 from warmstart.run.execution import execute
 from warmstart.run.preparing import prepare
 from warmstart.run.together import stack_key
@@ -167,7 +167,8 @@ class TestSearch:
     def test_dry_run(
         self, tune: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert main([*tune, "comparison=tuned", "--dry-run", "--devices", "2"]) == 0
+        options = "+search.space.scheduler.values=[cosine,linear]"
+        assert main([*tune, "comparison=tuned", options, "--dry-run", "--devices", "2"]) == 0
         lines = capsys.readouterr().out.splitlines()
         # Each arm: 6 trials of 4 steps, and 2 finalists on one seed for 6.
         assert lines[1] == (
@@ -177,6 +178,32 @@ class TestSearch:
         assert lines[2] == "16 runs: 0 finished, 16 to do"
         assert lines[3] == "1 shared stage, each once: source:tiny"
         assert lines[5].startswith("on 2 cores: about ")
+        assert not (tmp_path / "out" / "tunings").exists()
+
+    @pytest.mark.parametrize(
+        ("space", "message"),
+        [
+            (
+                "optimizer.momentum={low: 0.5, high: 2}",
+                "optimizer.momentum is 2.0, but must be a number of at least 0 and below 1 (in the "
+                "cell short/scratch optimizer.lr=0.001 optimizer.weight_decay=1e-06 "
+                "optimizer.momentum=2.0)",
+            ),
+            ("batch_size={low: 8, high: 64}", "batch_size is 8.0, but must be a whole number"),
+            ("scheduler.values=[cosine,lineal]", "scheduler is 'lineal', but must be one of"),
+        ],
+    )
+    def test_a_space_that_no_run_can_take_is_refused_before_anything_is_drawn(
+        self,
+        space: str,
+        message: str,
+        tune: list[str],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        words = ["comparison=tuned", "arm=short/scratch", f"+search.space.{space}"]
+        assert main([*tune, *words]) == 2
+        assert message in capsys.readouterr().err
         assert not (tmp_path / "out" / "tunings").exists()
 
     def test_a_diverging_trial_is_a_result(
@@ -264,6 +291,9 @@ class TestPruning:
             ended = pruning.read(hopeless.folder)
             assert ended is not None
             assert (ended["step"], ended["curve"]["step"]) == (6, [3, 6])
+            said = state.read(hopeless.folder)
+            assert said is not None
+            assert (said.state, said.reason[:14]) == ("stopped", "pruned at step")
             assert record.read(hopeless.folder) is None
         later = prepare(self.config(tmp_path / "a"))
         assert later.key == hopeless.key

@@ -122,6 +122,6 @@ def _breaking(broken: Broken) -> str:
         "" if broken.ratio is None else f" (its last update was {broken.ratio:.2g} of its weights)"
     )
     return (
-        f"the loss is no number at step {broken.step}, rate {broken.rate:.2g}; the largest update "
-        f"was that of group {broken.group}{size}"
+        f"the loss or an update is no number at step {broken.step}, rate {broken.rate:.2g}; the "
+        f"largest update was that of group {broken.group}{size}"
     )

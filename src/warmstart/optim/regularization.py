@@ -64,6 +64,11 @@ class Regularization:
                 if rate is not None or path:
                     label = f"{name}.{path}" if path else name
                     _check(label, rate, "in [0, 1)", lambda value: 0 <= value < 1)
+        if self.dropout == {}:
+            raise ConfigError(
+                "regularization.dropout is {}, but must be a number in [0, 1), rates of heads "
+                "({head: 0.5}), or null"
+            )
         for name in ("clip_norm", "clip_value"):
             if getattr(self, name) is not None:
                 _check(name, getattr(self, name), "above 0, or null", lambda value: value > 0)

@@ -220,7 +220,9 @@ def _with_warmup(
     shape: Callable[[float], float], steps: int, warmup_steps: int, *, what: str = "the schedule"
 ) -> Schedule:
     if isinstance(warmup_steps, bool) or not isinstance(warmup_steps, int) or warmup_steps < 0:
-        raise ConfigError(f"scheduler.warmup_steps is {warmup_steps!r}, but must be a whole number")
+        raise ConfigError(
+            f"scheduler.warmup_steps is {warmup_steps!r}, but must be a whole number of at least 0"
+        )
     if warmup_steps and warmup_steps >= steps:
         raise ConfigError(
             f"scheduler.warmup_steps is {warmup_steps}, but {what} has only {steps} steps; "

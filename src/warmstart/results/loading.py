@@ -105,8 +105,16 @@ def _of_runs(name: str, found: list[tuple[Path, Record]], reader: Reader) -> Com
         )
         for (folder, run), arm in zip(found, labels, strict=True)
     ]
-    # Scratch is the reference where there is any: what starts with it comes first.
-    cells.sort(key=lambda c: (not c.arm.startswith("scratch"), c.arm, c.size or 0, c.seed))
+    # The first is the reference: scratch where there is any, and of its variants the plainest.
+    cells.sort(
+        key=lambda c: (
+            not c.arm.startswith("scratch"),
+            -c.arm.count("=none"),
+            c.arm,
+            c.size or 0,
+            c.seed,
+        )
+    )
     _check_versions(found[0][0].parent, cells)
     tested = any("test/accuracy" in run.metrics for _, run in found)
     metric = Metric("test/accuracy" if tested else "val/accuracy")

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import re
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 from warmstart.results.comparison import Cell, Comparison
@@ -56,7 +56,7 @@ def settings(run: Record | None) -> dict[str, str]:
 
 
 def labels(runs: Sequence[Record], places: Sequence[Hashable]) -> list[str]:
-    """Return init/strategy per run, with more settings where that leaves two runs in one place.
+    """Return init/strategy per run, with more words where that leaves two runs in one place.
 
     Args:
         runs: To be labelled.
@@ -67,17 +67,39 @@ def labels(runs: Sequence[Record], places: Sequence[Hashable]) -> list[str]:
     known = [settings(run) for run in runs]
     for name in sorted(set(plain)):
         members = [i for i, label in enumerate(plain) if label == name]
-        if len({places[i] for i in members}) == len(members):
-            continue
-        keys = sorted({key for i in members for key in known[i]})
-        varied = [k for k in keys if len({known[i].get(k, "not set") for i in members}) > 1]
-        for i in members:
-            found[i] = " ".join([name, *(f"{k}={known[i].get(k, 'not set')}" for k in varied)])
+        # What the models see follows from the seed, too, so that it is no part of the first try.
+        for seen in (False, True):
+            if len({(found[i], places[i]) for i in members}) == len(members):
+                break
+            parts = _words([runs[i] for i in members], [known[i] for i in members], seen=seen)
+            for i, words in zip(members, parts, strict=True):
+                found[i] = f"{name} {words}"
     counts = Counter(zip(found, places, strict=True))
     return [
         f"{label} {run.key[:8]}" if counts[label, place] > 1 else label
         for label, run, place in zip(found, runs, places, strict=True)
     ]
+
+
+def _words(runs: Sequence[Record], known: Sequence[dict[str, str]], *, seen: bool) -> list[str]:
+    """Return what tells each run from the others: its options, and among equal ones its values."""
+    keys = {key for own in known for key in own if seen or not key.startswith("input.")}
+    groups = {key.partition(".")[0] for key in _varied(keys, known)}
+    options = [{key: text for key, text in run.choices.items() if key in groups} for run in runs]
+    differing = sorted(_varied(groups, options))
+    result = []
+    for own, chosen in zip(known, options, strict=True):
+        words = {group: chosen[group] for group in differing if group in chosen}
+        alike = [k for k, other in zip(known, options, strict=True) if other == chosen]
+        words |= {key: own[key] for key in sorted(_varied(keys, alike)) if key in own}
+        # A value that a run lacks is one that changes nothing.
+        result.append(" ".join(f"{key}={text}" for key, text in words.items()) or "default")
+    return result
+
+
+def _varied(keys: Iterable[str], known: Sequence[dict[str, str]]) -> list[str]:
+    """Return the keys in which not all are equal."""
+    return [key for key in keys if len({own.get(key) for own in known}) > 1]
 
 
 def config_differences(comparison: Comparison) -> list[tuple[str, list[str]]]:

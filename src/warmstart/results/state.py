@@ -27,7 +27,7 @@ class State:
 
     Attributes:
         state: ``waiting`` (given to a launcher), ``running``, ``stopped`` (after a checkpoint, on
-            a signal), ``failed`` or ``finished``.
+            a signal, or pruned), ``failed`` or ``finished``.
         stage: Of a running one: ``preparing``, ``features of train`` (or val, test: frozen layers
             run over the images), ``training``, ``evaluating``.
         step: Finished training steps.
@@ -39,7 +39,7 @@ class State:
         host: Name of the machine.
         pid: Of the process that trains.
         job: Slurm's name of the job, ``123_4``; empty elsewhere.
-        reason: Why it failed, in one sentence.
+        reason: Why it failed, in one sentence; of a pruned trial, where it ended.
         attempts: How often it was started.
         updated: When this was written, in seconds since 1970.
     """

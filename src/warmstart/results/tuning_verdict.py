@@ -166,6 +166,12 @@ def _unfinished(tuning: Tuning) -> list[str]:
     if tuning.finished:
         return []
     left = sum(trial.state not in ENDED for trial in tuning.trials)
+    lost = [arm for arm in tuning.arms if {t.state for t in tuning.by_arm[arm]} == {"failed"}]
+    if lost and not left:
+        return [
+            f"All trials of {joined(lost)} have failed, so that there is no recipe; search in "
+            "other ranges, under another name (search.name=NAME)."
+        ]
     again = f"; the same command goes on: {tuning.command}" if tuning.command else ""
     trials = f"{left} planned trial{'' if left == 1 else 's'} to come"
     return [f"The tuning has not come to its end ({trials}){again}"]

@@ -100,7 +100,7 @@ class Beat:
         elif isinstance(error, Exception) and not isinstance(error, stopping.Stopped):
             self._write("failed", " ".join(str(error).split()) or type(error).__name__)
         else:  # Ctrl-C and the like too
-            self._write("stopped")
+            self._write("stopped", str(error) if isinstance(error, stopping.Pruned) else "")
 
     def stage(self, name: str, *, step: int = 0) -> None:
         """Say what comes now: ``preparing``, ``training`` (after `step` steps), ``evaluating``."""

@@ -134,8 +134,8 @@ def _early(
         where = " in the last phase" if start else ""
         raise ConfigError(
             f"early_stopping.patience is {node['patience']}, but the run has {count} "
-            f"validation{'' if count == 1 else 's'}{where} and cannot stop before the "
-            f"{earliest}th; give a lower patience, a lower val_every_steps, or a longer run"
+            f"validation{'' if count == 1 else 's'}{where} and cannot stop before validation "
+            f"{earliest}; give a lower patience, a lower val_every_steps, or a longer run"
         )
     return EarlyStopping(**node, start=start)
 

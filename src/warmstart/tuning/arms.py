@@ -201,5 +201,6 @@ def _value(config: Mapping[str, Any], key: str) -> Any:
 
 
 def before(config: Mapping[str, Any], search: Search) -> dict[str, Any]:
-    """Return what the searched keys of an arm are without tuning."""
-    return {key: _value(config, key) for key in search.space}
+    """Return what the searched keys of an arm are without tuning; of a group, its option."""
+    options = config["choices"]
+    return {key: options.get(key, _value(config, key)) for key in search.space}

@@ -13,6 +13,8 @@ from warmstart.launch.work import Planned, plan_cells
 from warmstart.progress import Display
 from warmstart.sweep import Composer
 from warmstart.tuning.arms import Arm, Question, trial_words
+from warmstart.tuning.estimate import trial_steps
+from warmstart.tuning.space import extremes
 from warmstart.tuning.trials import Trial
 
 
@@ -46,6 +48,20 @@ class Runner:
                     f"search.space.{without[0].partition('.')[0]}=null and a space of strategy.*"
                 )
         return arms
+
+    def check(self, arms: Sequence[Arm]) -> None:
+        """Refuse a space that has values which no run can take, before any value is drawn."""
+        search = self._asked.search
+        pairs = [(arm, values) for arm in arms for values in extremes(search.space)]
+        words = [
+            trial_words(arm, values, seed=search.seeds[0], steps=trial_steps(search, arm))
+            for arm, values in pairs
+        ]
+        labels = [
+            " ".join([arm.label, *(f"{key}={value}" for key, value in values.items())])
+            for arm, values in pairs
+        ]
+        self._plan(words, labels, [[] for _ in pairs])
 
     def plan(
         self, arms: Sequence[Arm], trials: Sequence[Trial], prune: Sequence[Any]

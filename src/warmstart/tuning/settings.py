@@ -81,10 +81,18 @@ def read(node: Mapping[str, Any]) -> Search:
             f"search.refine is {refine:g}, but the space has lists alone, which have nothing to "
             "narrow; give search.refine=0"
         )
+    searched = space.read(node["space"])
+    trials = _trials(node, searched, refine)
+    if node["finalists"] > sum(trials):
+        raise ConfigError(
+            f"search.finalists is {node['finalists']}, but they are the best of the arm's "
+            f"{sum(trials)} trial{'' if sum(trials) == 1 else 's'}; give at most so many, or more "
+            "trials"
+        )
     return Search(
         sampler=node["sampler"],
-        space=(searched := space.read(node["space"])),
-        trials=_trials(node, searched, refine),
+        space=searched,
+        trials=trials,
         coarse=coarse,
         narrow=narrow,
         finalists=node["finalists"],

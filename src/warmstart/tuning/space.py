@@ -49,6 +49,10 @@ class Range:
         """Return a value with three digits, which is all that a recipe needs."""
         return min(self.high, max(self.low, float(f"{value:.3g}")))
 
+    def ends(self) -> list[float]:
+        """Return the values at which a run can fail first."""
+        return [self.low, self.high]
+
     def as_dict(self) -> dict[str, Any]:
         """Return it as readers of a tuning get it."""
         return {"low": self.low, "high": self.high, "log": self.log}
@@ -83,6 +87,10 @@ class Choice:
         """Return the value."""
         return value
 
+    def ends(self) -> list[Value]:
+        """Return all of them: each may be one that no run can take."""
+        return list(self.values)
+
     def as_dict(self) -> dict[str, Any]:
         """Return it as readers of a tuning get it."""
         return {"values": list(self.values)}
@@ -106,6 +114,13 @@ def read(node: Any) -> Space:
             "search.space.optimizer.lr={low: 1e-4, high: 0.1, log: true, points: 4}"
         )
     return space
+
+
+def extremes(space: Space) -> list[dict[str, Value]]:
+    """Return points of the space that have the ends of each axis, others at their first value."""
+    first = {key: axis.ends()[0] for key, axis in space.items()}
+    found = [{**first, key: end} for key, axis in space.items() for end in axis.ends()[1:]]
+    return [first, *found]
 
 
 def combinations(space: Space) -> list[dict[str, Value]]:
@@ -187,4 +202,10 @@ def _choice(name: str, node: Mapping[str, Any]) -> Choice:
         or not all(isinstance(value, plain) for value in values)
     ):
         raise ConfigError(f"{name}.values is {values!r}, but must be a list of plain values")
+    # As text, so that 1 and true are two.
+    if len(set(map(repr, values))) < len(values):
+        raise ConfigError(
+            f"{name}.values is {values!r}, but a value given twice is not tried twice; give each "
+            "once"
+        )
     return Choice(tuple(values))

@@ -56,6 +56,7 @@ class Tuner:
                 check_alone(cell.config)
         runner = Runner(compose, asked, engine, self.display)
         arms = runner.arms()
+        runner.check(arms)
         if self.devices is not None:
             self.display.say(estimate.describe(arms, asked.search, runner.plan, self.devices))
             return
