@@ -4,21 +4,30 @@ They are forks of a server that has imported everything once: starting one costs
 second, where a fresh interpreter imports torch for many.
 """
 
+import contextlib
+import gc
 import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from multiprocessing import resource_tracker, util
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _PRELOAD = ["pytest", "warmstart.app", "warmstart.cells", "warmstart.run.execution"]
+_PRELOAD += ["warmstart.run.together"]
 
 
 def start(
-    arguments: Sequence[str], log: Path, *, die_at_save: int | None = None, when: str = "after"
+    arguments: Sequence[str],
+    log: Path,
+    *,
+    die_at_save: int | None = None,
+    when: str = "after",
+    warm: bool = False,
 ) -> ForkServerProcess:
     """Start ``warmstart ARGUMENTS`` in a process of its own and return it.
 
@@ -28,9 +37,11 @@ def start(
             the suffix ``.trained``.
         die_at_save: It ends itself with SIGKILL at this many checkpoints, counted from 1.
         when: ``before`` or ``after`` that checkpoint is written.
+        warm: The server from which ``hydra/launcher=local`` forks its workers has imported
+            everything too: it is a process of its own as ever, but a fork of the command.
     """
     _CONTEXT.set_forkserver_preload(_PRELOAD)
-    target = (list(arguments), log, die_at_save, when)
+    target = (list(arguments), log, die_at_save, when, warm)
     process = _CONTEXT.Process(target=_main, args=target)
     process.start()
     return process
@@ -50,7 +61,31 @@ def trained(log: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
-def _main(arguments: list[str], log: Path, die_at_save: int | None, when: str) -> None:
+def _fork_the_server() -> None:
+    spawn = util.spawnv_passfds
+
+    def fork(path: bytes, args: list[str], passfds: Sequence[int]) -> int:
+        if "multiprocessing.forkserver" not in args[-1]:
+            return spawn(path, args, passfds)
+        pid = os.fork()
+        if pid:
+            return pid
+        # As in a new interpreter: it would not see the end of a pipe that it holds itself.
+        gc.freeze()
+        for path in list(Path("/proc/self/fd").iterdir()):
+            if int(path.name) > 2 and int(path.name) not in passfds:
+                with contextlib.suppress(OSError):  # that of the listing
+                    os.close(int(path.name))
+        try:
+            exec(args[-1])
+        finally:
+            os._exit(1)
+
+    util.spawnv_passfds = fork
+    resource_tracker._resource_tracker.__init__()  # type: ignore[misc] # has one of its own
+
+
+def _main(arguments: list[str], log: Path, die_at_save: int | None, when: str, warm: bool) -> None:
     from warmstart.callbacks import checkpoint
     from warmstart.cli import main
     from warmstart.run import execution as run
@@ -58,6 +93,8 @@ def _main(arguments: list[str], log: Path, die_at_save: int | None, when: str) -
     # As in a process that was started by hand: loader workers would come from a second server, and
     # a suite that runs in the background has the interrupt ignored, for its children too.
     multiprocessing.set_start_method("fork", force=True)
+    if warm:
+        _fork_the_server()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)

@@ -48,7 +48,7 @@ def compose(loader: ConfigLoader) -> Composer:
     return Composer(loader, loader.load_configuration("train", [], run_mode=RunMode.MULTIRUN))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(overrides=st.lists(st.sampled_from(OVERRIDES), max_size=6, unique=True))
 def test_a_cell_is_what_hydra_composes(
     loader: ConfigLoader, compose: Composer, overrides: list[str]

@@ -1,9 +1,11 @@
 """Checkpoints of other projects, on the images that they were made for.
 
-The accuracies are those of an independent implementation on the same JPEG files.
+The numbers of right answers are those of an independent implementation on the same JPEG files.
 """
 
 from __future__ import annotations
+
+import os
 
 import numpy as np
 import pytest
@@ -86,22 +88,19 @@ def whole(folder, store, *, size=None):
     return samples.classes, Split(pictures, rows, samples.labels, samples.ids)
 
 
-@pytest.fixture(scope="module")
-def cifar_test(unpacked, tmp_path_factory):
-    """The 10,000 test images as one split."""
-    classes, split = whole(unpacked("cifar10") / "test", tmp_path_factory.mktemp("store"))
-    assert classes[0] == "airplane"
-    return split
-
-
 @pytest.mark.slow
-def test_a_deep_cifar_resnet_has_its_known_accuracy(shared_data, cifar_test):
-    """The shallow one is tested through the whole program."""
+def test_a_deep_cifar_resnet_is_right_as_often_as_elsewhere(shared_data, unpacked, tmp_path):
+    """On a share of the images; a shallow one sees all of them, through the whole program."""
+    for folder in (unpacked("cifar10") / "test").iterdir():
+        (tmp_path / "images" / folder.name).mkdir(parents=True)
+        for path in sorted(folder.iterdir())[::20]:
+            os.link(path, tmp_path / "images" / folder.name / path.name)
+    classes, split = whole(tmp_path / "images", tmp_path)
+    assert (classes[0], len(split.labels)) == ("airplane", 500)
     file = shared_data / "weights" / "resnet56-4bfd9763.th"
     model, preprocess = filled(cifar_resnet(depth=56), file, 10)
-    right = predictions(model, preprocess, cifar_test) == cifar_test.labels
-    assert len(right) == 10_000
-    assert 100 * right.mean() == pytest.approx(83.20, abs=0.05)
+    # The two largest outputs are at least 0.05 apart: no rounding changes a guess.
+    assert (predictions(model, preprocess, split) == split.labels).sum() == 415
 
 
 @pytest.mark.slow
