@@ -147,7 +147,7 @@ def test_help_of_a_command_is_our_own(
         main([command, flag])
     assert exit_.value.code == 0
     text = capsys.readouterr().out
-    assert "warmstart compare comparison=NAME [overrides]" in text
+    assert "warmstart compare comparison=NAME|experiment=NAME [overrides]" in text
     assert re.search(r"^model: .*resnet18.*small_cnn", text, re.MULTILINE)
     assert "--config-dir DIR" in text
     assert re.search("^data: .*digits", text, re.MULTILINE)
@@ -268,12 +268,13 @@ class TestCompletion:
         return [line.split() for line in result.stdout.splitlines()]
 
     def test_completes_behind_the_subcommand(self, script: str) -> None:
-        command, key, option, comparison, later, looked, checked, ranked, data = self.complete(
+        command, key, option, comparison, study, later, looked, *others, data = self.complete(
             script,
             "warmstart tr",
             "warmstart train mod",
             "warmstart train model=",
             "warmstart compare comparison=dig",
+            "warmstart compare experiment=lp",
             "warmstart train model=resnet20 strategy=lin",
             "warmstart look augment=crop_f",
             "warmstart check augment=crop_f",
@@ -284,8 +285,9 @@ class TestCompletion:
         assert {"model=", "model."} == set(key)
         assert {"model=resnet20", "model=small_cnn"} <= set(option)
         assert "comparison=digits" in comparison
+        assert study == ["experiment=lp_ft"]
         assert later == ["strategy=linear_probe"]
-        assert looked == checked == ranked == ["augment=crop_flip"]
+        assert [looked, *others] == 3 * [["augment=crop_flip"]]
         assert "data=digits" in data
         assert "data=_shared" not in data
 

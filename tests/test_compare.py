@@ -90,6 +90,24 @@ class TestGrid:
         assert main(command[1:]) == 0
         assert f"record: {out / 'runs' / str(cells(out)[-1]['key'])}" in capsys.readouterr().out
 
+    def test_an_experiment_is_a_comparison_of_its_own(
+        self, compare: list[str], configs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        text = (configs / "comparison" / "tiny.yaml").read_text()
+        (configs / "experiment").mkdir()
+        (configs / "experiment" / "study.yaml").write_text(text.replace("tiny, ref", "study, ref"))
+        words = [*compare, "data.per_class=1"]
+        assert main([*words, "experiment=study"]) == 0
+        folder = tmp_path / "out" / "comparisons" / "study"
+        plan = json.loads((folder / "cells.json").read_text())
+        assert (plan["name"], plan["reference"]) == ("study", "short/scratch")
+        assert {cell["arm"] for cell in plan["cells"]} == {"short/scratch", "short/probe"}
+        assert all("experiment=study" in cell["command"] for cell in plan["cells"])
+        assert "experiment=study" in (folder / "report.html").read_text()
+        capsys.readouterr()
+        assert main([*words, "comparison=tiny"]) == 0
+        assert "4 of 4 runs are finished and are skipped" in capsys.readouterr().out
+
     def test_a_swept_key_that_is_no_axis_names_the_arm(
         self, compare: list[str], tmp_path: Path
     ) -> None:

@@ -21,6 +21,7 @@ from data.layouts import WRITERS, write
 from data.samples import write_folder
 from tiny import write_configs
 from warmstart import ConfigError
+from warmstart.cells import arm_of
 from warmstart.configs import folder
 from warmstart.run.preparing import prepare
 from warmstart.sweep import Cell, Composer, grid
@@ -32,6 +33,9 @@ PLAIN = (
     "scheduler",
     "strategy",
 )
+
+# What `warmstart compare` takes.
+STUDIES = ("comparison", "experiment")
 
 # Strategies without steps.
 PROBES = ("knn", "logistic", "nearest_mean", "ridge", "svm")
@@ -80,7 +84,7 @@ def train(base: Path, *overrides: str) -> warmstart.Record:
 
 
 def test_every_folder_of_conf_is_tested_here() -> None:
-    tested = {*PLAIN, "arm", "comparison", "data", "hydra", "search", "source", "trainer"}
+    tested = {*PLAIN, *STUDIES, "arm", "data", "hydra", "search", "source", "trainer"}
     assert {path.name for path in CONF.iterdir()} == tested | {"train.yaml"}
 
 
@@ -222,31 +226,52 @@ def loader() -> Iterator[ConfigLoader]:
         yield hydra.config_loader
 
 
-def cells_of(comparison: str, loader: ConfigLoader, base: Path) -> list[Cell]:
-    overrides = [f"comparison={comparison}", f"out={base / 'out'}"]
+def studies() -> list[str]:
+    """Return the overrides that choose one."""
+    return [f"{group}={option}" for group in STUDIES for option in options(group)]
+
+
+def cells_of(study: str, loader: ConfigLoader, base: Path) -> list[Cell]:
+    overrides = [study, f"out={base / 'out'}"]
     master = loader.load_configuration("train", overrides, run_mode=RunMode.MULTIRUN)
-    if OmegaConf.is_missing(master.data, "root"):
-        overrides.append(f"data.root={base / 'images'}")
+    # Images of one's own, and sets that would be fetched.
+    if OmegaConf.is_missing(master.data, "root") or "name" in master.data:
+        overrides += ["data=image_folder", f"data.root={base / 'images'}", "data.size=64"]
     params = [f"{key}={value}" for key, value in master.hydra.sweeper.params.items()]
     return grid(Composer(loader, master), params, overrides)
 
 
-@pytest.mark.parametrize("option", options("comparison"))
-def test_the_cells_of_a_comparison_are_different_runs(
-    option: str, loader: ConfigLoader, base: Path
+@pytest.mark.parametrize("study", studies())
+def test_the_cells_of_a_study_are_different_runs(
+    study: str, loader: ConfigLoader, base: Path
 ) -> None:
-    cells = cells_of(option, loader, base)
+    cells = cells_of(study, loader, base)
     keys = {prepare(cell.config).key for cell in cells}
     assert len(keys) == len(cells) > 1
-    arms = {cell.config["arm"] for cell in cells} - {None}
-    choices = [cell.config["choices"] for cell in cells]
-    unnamed = {f"{choice['init']}/{choice['strategy']}" for choice in choices}
-    reference = cells[0].config["comparison"]["reference"]
-    assert reference is None or reference in (arms or unnamed)
-    assert arms <= set(options("arm"))
+    declared = cells[0].config["comparison"]
+    assert declared["name"] == study.partition("=")[2]
+    labels = {arm_of(cell) for cell in cells}
+    reference = declared["reference"]
+    assert reference is None or reference in {*labels, *(label.split()[0] for label in labels)}
+    assert {cell.config["arm"] for cell in cells} - {None} <= set(options("arm"))
 
 
-def test_every_arm_belongs_to_a_comparison(loader: ConfigLoader, base: Path) -> None:
-    names = options("comparison")
-    used = {cell.config["arm"] for name in names for cell in cells_of(name, loader, base)}
-    assert used - {None} == set(options("arm"))
+def test_every_arm_belongs_to_a_study() -> None:
+    files = [CONF / f"{study.replace('=', '/')}.yaml" for study in studies()]
+    swept = [yaml.safe_load(file.read_text())["hydra"]["sweeper"]["params"] for file in files]
+    used = {arm for params in swept for arm in params.get("arm", "").split(",")}
+    assert used - {""} == set(options("arm"))
+
+
+@pytest.mark.parametrize("option", options("experiment"))
+def test_an_experiment_says_what_it_claims_and_what_was_run(option: str) -> None:
+    text = (CONF / "experiment" / f"{option}.yaml").read_text()
+    header = text[: text.index("defaults:")]
+    assert len(header.splitlines()) <= 16, "the package and 15 lines"
+    for part in (f"# warmstart compare experiment={option}", "# Claim: ", "# Expected: "):
+        assert part in header
+    ran = header[header.index("# Ran here: ") :]
+    assert f"warmstart compare experiment={option} " in ran
+    for part in ("5 seeds", "CPU minutes", "[", "]"):
+        assert part in ran
+    assert f"| [`{option}`]" in (CONF.parent / "docs" / "experiments.md").read_text()

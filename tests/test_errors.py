@@ -365,11 +365,31 @@ class TestCompare:
     @pytest.mark.parametrize(
         ("words", "expected"),
         [
-            ("", "compare takes one comparison, but got none; use comparison=NAME, .*digits.*"),
-            ("comparison=", "compare takes one comparison, but got none; .*"),
-            ("comparison=digits,digits", "compare takes one comparison, but got digits,digits; .*"),
-            ("comparison=digits comparison=digits", "compare takes one comparison, but got .*"),
+            (
+                "",
+                "compare takes one comparison or experiment, but got none; use comparison=NAME or "
+                "experiment=NAME, shipped are .*comparison=digits, .*experiment=lp_ft.*",
+            ),
+            ("comparison=", "compare takes one comparison or experiment, but got none; .*"),
+            ("experiment=", "compare takes one comparison or experiment, but got none; .*"),
+            ("comparison=digits,digits", "compare takes one .*, but got digits,digits; .*"),
+            ("experiment=lp_ft,lp_ft", "compare takes one .*, but got lp_ft,lp_ft; .*"),
+            ("comparison=digits comparison=digits", "compare takes one .*, but got .*"),
+            (
+                "comparison=digits experiment=lp_ft",
+                "compare takes one .*, but got digits, lp_ft;.*",
+            ),
             ("comparison=digit", "comparison is 'digit', .*; did you mean 'digits'?"),
+            ("experiment=lp_f", "experiment is 'lp_f', .*; did you mean 'lp_ft'?"),
+            ("experiment=lp_ft", "data.root has no value; .* (in the cell arm=lp_ft/full seed=0)"),
+            (
+                "experiment=update_ratios seed=0 comparison.reference=scratch",
+                "comparison.reference is 'scratch', but must be one of scratch/full .*",
+            ),
+            (
+                "experiment=longer_scratch optimizer.lr=3",
+                "'optimizer.lr=3' overrides what the arm longer_scratch/pretrained sets .*",
+            ),
             ("comparison=digits arm=digits/nope", "arm is 'digits/nope', but must be one of .*"),
             (
                 "comparison=digits init=scratch",
@@ -402,6 +422,29 @@ class TestCompare:
         flags = ["--config-dir", str(write_configs(tmp_path / "configs"))]
         sentence = refused(*flags, *words.split(), command="compare")
         assert re.fullmatch(_pattern(expected), sentence)
+
+    @pytest.mark.parametrize(
+        ("group", "node", "expected"),
+        [
+            ("experiment", "", "experiment=mine declares nothing to compare, but must declare .*"),
+            ("comparison", "", "the comparison declares nothing to compare, but must declare .*"),
+            (
+                "experiment",
+                "comparison: {name: mine, metric: test/accuracy}",
+                "experiment=mine declares metric, name to compare, but must declare name, "
+                "reference, metric; give comparison: {name: NAME, reference: ARM, .*} in .*",
+            ),
+            ("experiment", "comparison: mine", "experiment=mine declares nothing to compare, .*"),
+        ],
+    )
+    def test_a_study_that_declares_too_little(
+        self, group: str, node: str, expected: str, tmp_path: Path, refused: Refused
+    ) -> None:
+        path = tmp_path / group / "mine.yaml"
+        path.parent.mkdir()
+        path.write_text(f"# @package _global_\nsteps: 4\n{node}\n")
+        words = ["--config-dir", str(tmp_path), f"{group}=mine"]
+        assert re.fullmatch(_pattern(expected), refused(*words, command="compare"))
 
     def test_an_arm_that_builds_on_another_keeps_its_keys(
         self, tmp_path: Path, refused: Refused

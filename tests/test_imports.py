@@ -83,6 +83,7 @@ LAYERS = {
         "warmstart.cells",
         "warmstart.cli",
         "warmstart.commands",
+        "warmstart.declaration",
         "warmstart.feature_files",
         "warmstart.features_command",
         "warmstart.launch",

@@ -28,6 +28,8 @@ _LOOKS = ("--help", "-h", "--hydra-help", "--info", "-i")
 _VALUED_LOOKS = ("--cfg", "-c", "--shell-completion", "-sc")
 _CONFIG_DIR = ("--config-dir", "-cd")
 _VALUED = (*_VALUED_LOOKS, *_CONFIG_DIR, "--package", "-p")
+# What compare and tune take, one of them.
+_STUDIES = ("comparison=", "experiment=")
 _FLAGS = (*_LOOKS, *_VALUED, "--resolve", "--run", "-r", "--multirun", "-m")
 
 
@@ -47,7 +49,7 @@ def run_app(command: str, args: list[str]) -> int:
     looks = any(flag in (*_LOOKS, *_VALUED_LOOKS) for flag in flags)
     _check_search(command, overrides)
     if command != "train" and not looks:
-        _check_comparison(command, overrides)
+        _check_study(command, overrides)
         # Not `hydra.mode` in a config, which would hide Hydra's reason for a bad override.
         flags.append("--multirun")
     if command == "tune" and not looks:
@@ -57,8 +59,11 @@ def run_app(command: str, args: list[str]) -> int:
         sweeping = "--multirun" in flags or "-m" in flags
         task: Any = _Single(display)
         if sweeping:
-            kind = Tuner if command == "tune" else Sweep
-            task = kind(display, command=line, devices=devices)
+            if command == "tune":
+                task = Tuner(display, command=line, devices=devices)
+            else:
+                compares = command == "compare"
+                task = Sweep(display, command=line, devices=devices, compares=compares)
         # The script for the shell completes the words in the program's name.
         completes = "-sc" in flags or "--shell-completion" in flags
         name = "warmstart" if completes else f"warmstart {command}"
@@ -160,14 +165,17 @@ def _dry_run(command: str, args: list[str]) -> tuple[list[str], int | None]:
     return rest, int(devices or 1)
 
 
-def _check_comparison(command: str, overrides: list[str]) -> None:
-    groups = ("comparison=", "experiment=") if command == "tune" else ("comparison=",)
-    names = [word.partition("=")[2] for word in overrides if word.startswith(groups)]
-    found = sorted(path.stem for path in (configs.folder() / "comparison").glob("*.yaml"))
+def _check_study(command: str, overrides: list[str]) -> None:
+    names = [word.partition("=")[2] for word in overrides if word.startswith(_STUDIES)]
     if len(names) != 1 or not names[0] or "," in names[0]:
+        found = [
+            f"{group}{path.stem}"
+            for group in _STUDIES
+            for path in sorted((configs.folder() / group[:-1]).glob("*.yaml"))
+        ]
         raise ConfigError(
-            f"{command} takes one {' or '.join(group[:-1] for group in groups)}, but got "
-            f"{', '.join(names) or 'none'}; use comparison=NAME, shipped are {', '.join(found)}"
+            f"{command} takes one comparison or experiment, but got {', '.join(names) or 'none'}; "
+            f"use comparison=NAME or experiment=NAME, shipped are {', '.join(found)}"
         )
 
 
@@ -175,7 +183,7 @@ def _search(overrides: list[str], config_dirs: list[str]) -> list[str]:
     """Return the override that chooses how to search, where nobody has done so."""
     if any(word.startswith("search=") for word in overrides):
         return []
-    studies = [word for word in overrides if word.startswith(("comparison=", "experiment="))]
+    studies = [word for word in overrides if word.startswith(_STUDIES)]
     # A study may choose too, or say some of the values alone.
     node = configs.compose(studies, config_dirs=config_dirs).get("search") or {}
     return [] if {"sampler", "trials", "batch"} <= set(node) else ["search=random"]

@@ -12,12 +12,13 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 
 from warmstart.arms import check_arm
-from warmstart.errors import ConfigError, choose
+from warmstart.declaration import check_cells, check_node
+from warmstart.errors import ConfigError
 from warmstart.launch.jobs import Engine, Job
 from warmstart.launch.resources import check_alone
 from warmstart.launch.work import Planned, plan_cells
 from warmstart.progress import Display
-from warmstart.results.metric import Size, mixture, training_size
+from warmstart.results.metric import Size, training_size
 from warmstart.store import publish
 from warmstart.sweep import Cell, Composer, grid
 
@@ -31,16 +32,25 @@ class Sweep:
         display: Shows what happens.
         command: That the user typed.
         devices: Only say what would run, and how long it takes on so many; None runs.
+        compares: There must be something to compare (``warmstart compare``).
 
     Attributes:
         failed: Label and reason of each cell that failed.
         folder: Of the comparison; None for a sweep without a name, and where nothing runs.
     """
 
-    def __init__(self, display: Display, *, command: str, devices: int | None = None) -> None:
+    def __init__(
+        self,
+        display: Display,
+        *,
+        command: str,
+        devices: int | None = None,
+        compares: bool = False,
+    ) -> None:
         self.display = display
         self.command = command
         self.devices = devices
+        self.compares = compares
         self.failed: list[tuple[str, str]] = []
         self.folder: Path | None = None
 
@@ -56,6 +66,7 @@ class Sweep:
 
     def run(self, cells: Sequence[Cell], arguments: Sequence[Override], engine: Engine) -> None:
         """Check every cell, write down what is planned, and run what is not finished."""
+        check_node(cells[0].config, needed=self.compares)
         self.display.note(f"checking {len(cells)} runs before the first one starts")
         # Once for each arm: that reads its files.
         for cell in {cell.config["arm"]: cell for cell in cells}.values():
@@ -68,7 +79,7 @@ class Sweep:
         planned = engine.call(plan_cells, configs, labels, engine.elsewhere)
         first = cells[0].config
         entries = list(map(_entry, cells, planned, labels))
-        _check_declaration(first, entries)
+        check_cells(first, entries)
         jobs = jobs_of(configs, planned, labels)
         if self.devices is not None:
             self._describe(jobs, planned)
@@ -246,25 +257,6 @@ def _entry(cell: Cell, run: Planned, label: str) -> dict[str, Any]:
         "seconds": run.seconds,
         "needs": [run.source.key] if run.source else [],
     }
-
-
-def _check_declaration(config: Mapping[str, Any], entries: Sequence[dict[str, Any]]) -> None:
-    """Refuse a comparison whose report could not say anything."""
-    declared = config["comparison"]
-    if declared is None:
-        return
-    if problem := mixture([e["size"] for e in entries], [e["fold"] for e in entries]):
-        raise ConfigError(f"the comparison {declared['name']} cannot be compared: {problem}")
-    arms = [entry["arm"] for entry in entries]
-    # A label is the arm's name, followed by what else was swept.
-    names = {arm.split(" ")[0] for arm in arms}
-    if declared["reference"] is not None and declared["reference"] not in {*arms, *names}:
-        raise choose("comparison.reference", declared["reference"], set(arms))
-    if str(declared["metric"]).startswith("test/") and not config["test"]:
-        raise ConfigError(
-            f"comparison.metric is {declared['metric']}, but test=false never evaluates the test "
-            "split; give test=true or comparison.metric=val/accuracy"
-        )
 
 
 def _arm_of(config: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ From scratch, or from pretrained weights? Compare them on your own images, with 
 commands:
   train [overrides]                      one run; -m sweeps over values with commas
   compare comparison=NAME [overrides]    arms x data sizes x seeds, then the report
+  compare experiment=NAME [overrides]    the same, for a study with a claim to check
   tune comparison=NAME [overrides]       search each arm's recipe: coarse, finer, the best for long
   status [DIR] [--watch] [--json]        how far a comparison is: running, left, failed, cost
   look [overrides] [--out FILE]          the images as training will see them, and what is wrong

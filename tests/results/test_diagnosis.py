@@ -110,6 +110,15 @@ def test_a_training_loss_that_mixed_images_keep_up_is_no_plateau(train):
     assert said(curves(train, falling(0.1, 10), accuracies=(0.6, 0.95))) == []
 
 
+def test_a_plateau_above_a_guess_is_no_learning():
+    # What ResNet-20 does at a thousandth of a good rate: BatchNorm settles, and nothing else moves.
+    (found,) = said(curves(falling(1.1 * GUESS, 20, start=1.4 * GUESS)))
+    assert found.startswith("nothing is learned: from step ")
+    assert "on the training loss stands still at 2.53, where guessing costs 2.30; the rate" in found
+    (found,) = said(curves(falling(0.9 * GUESS, 20, start=1.4 * GUESS)))
+    assert found.startswith("plateau: from step ")
+
+
 def test_two_classes_have_a_guess_of_their_own():
     # 0.65 is 94 % of log 2, but 28 % of log 10.
     still = curves(lambda t: np.full(len(t), 0.65))

@@ -40,6 +40,10 @@ UNDERFIT, CLOSE = 0.4, 0.1
 # A fall by so much of its level in the last fifth of the run goes on behind it, unless the level
 # is so close to zero that nothing is left to gain.
 IMPROVES, TAIL, NEAR_ZERO = 0.05, 0.3, 0.05
+_CAUSES = (
+    "the rate may be far off, the labels wrong, or what should learn frozen: warmstart check looks "
+    "for the cause"
+)
 
 
 def diagnose(curves: Mapping[str, Columns], *, classes: int, steps: int) -> list[str]:
@@ -124,8 +128,7 @@ def _nothing(train: Curve, guess: float) -> str | None:
             return None
     return (
         f"nothing is learned: the training loss stays at {train.end:.2f}, where guessing costs "
-        f"{guess:.2f}; the rate may be far off, the labels wrong, or what should learn frozen: "
-        "warmstart check looks for the cause"
+        f"{guess:.2f}; {_CAUSES}"
     )
 
 
@@ -177,6 +180,12 @@ def _plateau(train: Curve, guess: float) -> str | None:
     fall = float(train.loss[start : start + half].mean() - train.loss[-half:].mean())
     if fall > max(FLAT * guess, SURE * train.noise * math.sqrt(2 / half)):
         return None
+    if last > guess:
+        # It fell from a start that was worse, and no smaller rate or larger model makes it learn.
+        return (
+            f"nothing is learned: from step {train.step[start]:.0f} on the training loss stands "
+            f"still at {last:.2f}, where guessing costs {guess:.2f}; {_CAUSES}"
+        )
     return (
         f"plateau: from step {train.step[start]:.0f} ({train.part[start]:.0%} of the run) on the "
         f"training loss stands still at {last:.2f}; let the rate fall there (scheduler=cosine or "
