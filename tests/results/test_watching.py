@@ -48,9 +48,26 @@ def test_noise_on_healthy_looks_gives_no_flag(noise):
     assert flags({"watch": {"step": STEPS, **noisy}}) == []
 
 
+def test_a_new_head_may_move_ten_times_as_much():
+    def head(*ratios):
+        return flags({"watch": {"step": STEPS, "update_ratio/head": list(ratios)}})
+
+    assert head(0.2, 0.1, 0.04, 0.03, 0.03, 0.02, 0.01) == []
+    assert head(0.2, 0.12, 0.15, 0.1, 0.05, 0.02, 0.01) == [
+        "updates of group head are 100x too large (ratio 0.1 to the weights at step 10; about "
+        "0.001 is usual): lower its rate"
+    ]
+
+
 @pytest.mark.parametrize(
     ("columns", "sentence"),
     [
+        pytest.param(
+            {"update_ratio_of_a": [2.9, 0.2, 0.03, 0.003, 0.002, 0.002, 0.002]},
+            "updates of group a replaced its weights at the start (ratio 2.9 at step 1; about "
+            "0.001 is usual): lower its rate, or add scheduler.warmup_steps",
+            id="replaced",
+        ),
         pytest.param(
             {"update_ratio_of_a": [0.01, 0.02, 0.03, 0.03, 0.03, 0.04, 0.05]},
             "updates of group a are 30x too large (ratio 0.03 to the weights at step 10; about "
@@ -98,7 +115,7 @@ def test_each_flag(columns, sentence):
     [
         pytest.param({"update_ratio_of_a": [None] * 3 + [0.1] * 4}, id="too few looks"),
         pytest.param({"dead_relus_of_a": [0.9] * 5 + [0.4, 0.6]}, id="alive again"),
-        pytest.param({"update_ratio_of_a": [9.0, 9.0, 9.0, 1e-3, 1e-3, 1e-3, 0.0]}, id="a start"),
+        pytest.param({"update_ratio_of_a": [0.9, 0.9, 0.9, 1e-3, 1e-3, 1e-3, 0.0]}, id="a start"),
         pytest.param({"gradient_norm_of_a": [300.0, 1, 1, 1, 1, 1, 1]}, id="a hard start"),
     ],
 )
