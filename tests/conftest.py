@@ -34,6 +34,28 @@ def _one_thread() -> None:
         torch.set_num_threads(1)
 
 
+_drawn: dict[tuple[int, ...], np.ndarray] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def letters_drawn_once() -> Iterator[None]:
+    """Let each set of glyphs be drawn once, not once for each folder of results."""
+    from warmstart.data.sources import glyphs
+
+    draw = glyphs._render_all
+
+    def remembered(folder: Path, **options: int) -> None:
+        key = tuple(options.values())
+        if key not in _drawn:
+            draw(folder, **options)
+            _drawn[key] = np.load(folder / "pixels.npy")
+        np.save(folder / "pixels.npy", _drawn[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(glyphs, "_render_all", remembered)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Return the folder of real images and weights; without it the test is skipped.

@@ -19,7 +19,8 @@ class Killed:
         self.root, self.out, self.log = root, root / "killed", root / "log"
         self.key = prepare(warmstart.compose([*self.words, f"out={self.out}"])).key
         self.folder = self.out / "runs" / self.key
-        self.command = ["train", *self.words, "checkpoint_seconds=0", f"out={self.out}"]
+        self.finish = ["train", *self.words, f"out={self.out}"]
+        self.command = [*self.finish, "checkpoint_seconds=0"]
 
     def kill(self, save: int, *, when: str = "after") -> int:
         """Run until this many more checkpoints are written; return the newest one's step."""
@@ -32,7 +33,7 @@ class Killed:
         return max((int(name.split("-")[1]) for name in names), default=0)
 
     def ends_like_the_unbroken_run(self) -> None:
-        assert run(self.command, self.log) == 0
+        assert run(self.finish, self.log) == 0
         unbroken = warmstart.train([*self.words, f"out={self.root / 'unbroken'}"])
         record = read(self.folder)
         assert isinstance(record, Record)

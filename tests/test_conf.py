@@ -3,7 +3,7 @@
 The tests are parametrized over the files themselves: a new file is covered by itself.
 """
 
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +75,11 @@ def train(base: Path, *overrides: str) -> warmstart.Record:
     words = [f"out={base / 'out'}", "trainer=cpu", "keep=none", *overrides]
     configs = [str(base / "configs")]
     cfg = warmstart.compose(words, config_dirs=configs)
-    if cfg.init.get("weights", "") is None and cfg.model.get("weights") == "source:glyphs":
+    weights = cfg.init.get("weights", "")
+    # Those of 600 steps, or none of its own.
+    if weights == "source:digits" or (
+        weights is None and cfg.model.get("weights") == "source:glyphs"
+    ):
         words.append("init.weights=source:tiny")
     record = warmstart.train(words, config_dirs=configs)
     assert record.status == "finished"
@@ -217,13 +221,13 @@ def test_arm_takes_a_step(option: str, base: Path) -> None:
     assert record.curves["train"]["step"][-1] == 4
 
 
-@pytest.fixture
-def loader() -> Iterator[ConfigLoader]:
+@pytest.fixture(scope="module")
+def loader() -> ConfigLoader:
     """Return Hydra's loader of the shipped configs."""
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        yield hydra.config_loader
+        return hydra.config_loader
 
 
 def studies() -> list[str]:
@@ -231,6 +235,7 @@ def studies() -> list[str]:
     return [f"{group}={option}" for group in STUDIES for option in options(group)]
 
 
+@cache
 def cells_of(study: str, loader: ConfigLoader, base: Path) -> list[Cell]:
     overrides = [study, f"out={base / 'out'}"]
     master = loader.load_configuration("train", overrides, run_mode=RunMode.MULTIRUN)

@@ -66,7 +66,7 @@ def test_killed_with_workers_and_augmentation(tmp_path: Path) -> None:
 
 
 # So many steps that the run is not over when a busy machine gets round to the signal.
-LONG = ["steps=600", "val_every_steps=200"]
+LONG = ["steps=300", "val_every_steps=100"]
 
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:

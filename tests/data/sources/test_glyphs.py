@@ -17,6 +17,11 @@ from warmstart.errors import ConfigError
 ALL_FONTS = [font for fonts in FONTS.values() for font in fonts]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def letters_drawn_once():
+    """Nothing: here they are drawn as often as they are asked for."""
+
+
 @pytest.fixture(scope="module")
 def sheet(tmp_path_factory):
     """The rendered letters as the default config makes them."""
