@@ -226,7 +226,12 @@ def test_what_is_no_ensemble(out: Path):
     sentence = f"no run in {single}, {other} kept snapshots; train with scheduler=sgdr snapshots"
     with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}"):
         ensembles([single, other], snapshots=True)
-    (other / "predictions.npz").write_bytes(b"no zip")
+    file = other / "predictions.npz"
+    with np.load(file) as arrays:
+        np.savez(file, **{name: arrays[name] for name in arrays if name != "test_ids"})
+    with pytest.raises(ConfigError, match=r"predictions\.npz is missing or damaged \('test_ids'\)"):
+        ensembles([out])
+    file.write_bytes(b"no zip")
     with pytest.raises(ConfigError, match=r"predictions\.npz is missing or damaged \("):
         ensembles([out])
 

@@ -15,6 +15,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from scipy.special import log_softmax
 
 from warmstart.errors import ConfigError
 from warmstart.randomness import numpy_generator
@@ -25,6 +26,7 @@ from warmstart.results.statistics import Interval
 
 LEVEL = 0.95
 DRAWS = 2000
+_FILE = "predictions.npz"
 _DRAWN_AT_ONCE = 50  # bounds the memory for large test sets
 
 
@@ -149,20 +151,27 @@ def _of_snapshots(name: str, cell: Cell) -> Ensemble | None:
 
 
 def _read(folder: Path) -> dict[str, np.ndarray]:
-    path = folder / "predictions.npz"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(folder / _FILE, allow_pickle=False) as file:
             return dict(file)
     except (ValueError, OSError, BadZipFile) as error:
-        raise ConfigError(
-            f"{path} is missing or damaged ({error}); delete its folder and run the cell again"
-        ) from error
+        raise _damaged(folder, error) from error
 
 
 def _member(folder: Path, arrays: dict[str, np.ndarray], split: str, logits: np.ndarray) -> _Member:
-    ids, labels, classes = arrays[f"{split}_ids"], arrays[f"{split}_labels"], arrays["classes"]
+    try:
+        ids, labels, classes = arrays[f"{split}_ids"], arrays[f"{split}_labels"], arrays["classes"]
+    except KeyError as error:
+        raise _damaged(folder, error) from error
     order = ids.argsort()
     return _Member(folder, ids[order], labels[order], classes, logits[order].astype(np.float64))
+
+
+def _damaged(folder: Path, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"{folder / _FILE} is missing or damaged ({error}); delete its folder and run the cell "
+        "again"
+    )
 
 
 def _ensemble(name: str, labels: Sequence[str], split: str, members: Sequence[_Member]) -> Ensemble:
@@ -174,7 +183,7 @@ def _ensemble(name: str, labels: Sequence[str], split: str, members: Sequence[_M
                     f"{first.path} and {other.path} do not predict the same {split} {words}, so "
                     "their predictions cannot be averaged; give runs of the same data and split"
                 )
-    logs = np.stack([_log_softmax(member.logits) for member in members])
+    logs = np.stack([log_softmax(member.logits, axis=1) for member in members])
     # The mean of probabilities, which may be too small for floats, as logarithms.
     mean = np.logaddexp.reduce(logs, axis=0) - np.log(len(members))
     scores = []
@@ -185,13 +194,6 @@ def _ensemble(name: str, labels: Sequence[str], split: str, members: Sequence[_M
         values = tuple(float(value) for value in own.mean(axis=1))
         scores.append(Score(Metric(f"{split}/{metric}"), values, ensemble, gain))
     return Ensemble(name, tuple(labels), len(first.ids), tuple(scores))
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Return logarithms of probabilities, [n, classes], of logits of the same shape."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    result: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return result
 
 
 def _right(logs: np.ndarray, labels: np.ndarray) -> np.ndarray:
