@@ -234,6 +234,7 @@ def write_labels(comparison, counts):
     labels = np.repeat(np.arange(len(counts)), counts)
     arrays = {"test_ids": np.arange(len(labels)).astype(str), "test_labels": labels}
     arrays["test_logits"] = np.eye(len(counts))[labels]
+    arrays["classes"] = np.array([f"class{number}" for number in range(len(counts))])
     np.savez(comparison.cells[0].folder / "predictions.npz", **arrays)
 
 

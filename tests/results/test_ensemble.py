@@ -229,10 +229,18 @@ def test_what_is_no_ensemble(out: Path):
     file = other / "predictions.npz"
     with np.load(file) as arrays:
         np.savez(file, **{name: arrays[name] for name in arrays if name != "test_ids"})
-    with pytest.raises(ConfigError, match=r"predictions\.npz is missing or damaged \('test_ids'\)"):
+    with pytest.raises(ConfigError, match=r"predictions\.npz is damaged \('test_ids"):
         ensembles([out])
     file.write_bytes(b"no zip")
-    with pytest.raises(ConfigError, match=r"predictions\.npz is missing or damaged \("):
+    with pytest.raises(ConfigError, match=r"predictions\.npz is damaged \("):
+        ensembles([out])
+    write(single, PROBABILITIES[0], split="val")
+    np.savez(file, classes=["cat", "dog"])
+    sentence = f"{file} is missing, or without predictions of val; delete its folder and run the"
+    with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}"):
+        ensembles([out])
+    file.unlink()
+    with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}"):
         ensembles([out])
 
 

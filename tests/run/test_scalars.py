@@ -46,7 +46,7 @@ def test_several_devices_do_not_accumulate(config):
         "trainer.devices, or accumulate=1"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
-        length(given, images=10)
+        length(given, images=10, validated=5)
 
 
 @pytest.mark.parametrize(
@@ -56,10 +56,30 @@ def test_several_devices_do_not_accumulate(config):
 )
 def test_the_length_of_epochs_by_hand(config, epochs, batch_size, steps):
     given = {**config, "steps": None, "epochs": epochs, "batch_size": batch_size}
-    found = length(given, images=10)
+    found = length(given, images=10, validated=5)
     assert found["steps"] == steps
     assert found["batch_size"] == min(batch_size, 10)
     assert found["epochs"] is None
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch_size", "validated", "every"),
+    [
+        (400, 32, 100, 20),  # 20 validations at most, though 128 would see as many as the steps
+        (400, 32, 640, 20),  # 20 validations of 640 images see what 400 steps of 32 see
+        (400, 32, 1280, 40),  # 10 of 1,280
+        (400, 32, 5000, 80),  # 5 at least, though 2 would be enough
+        (400, 32, 0, 20),
+        (7, 32, 100, 2),
+        (3, 32, 5000, 1),
+        (0, 32, 100, 1),
+    ],
+)
+def test_validations_see_no_more_images_than_the_steps(config, steps, batch_size, validated, every):
+    given = {**config, "steps": steps, "batch_size": batch_size}
+    assert length(given, images=10_000, validated=validated)["val_every_steps"] == every
+    given["val_every_steps"] = 3
+    assert length(given, images=10_000, validated=validated)["val_every_steps"] == 3
 
 
 NEEDS = {"gpus": None, "cpus": None, "timeout": None}

@@ -6,11 +6,10 @@ import dataclasses
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
-from warmstart.errors import ConfigError
+from warmstart.results import predictions
 from warmstart.results.comparison import Cell, Comparison, mean
 from warmstart.results.metric import Size
 from warmstart.results.record import Record
@@ -250,8 +249,8 @@ class _Correctness:
 
     def _of(self, folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
         if folder not in self.cache:
-            found = predictions(folder, self.split) if self.split else None
-            self.cache[folder] = found and (self._shared(found[0]), found[2])
+            found = predictions.read(folder, self.split) if self.split else None
+            self.cache[folder] = (self._shared(found.ids), found.right) if found else None
         return self.cache[folder]
 
     def _shared(self, ids: np.ndarray) -> np.ndarray:
@@ -260,34 +259,3 @@ class _Correctness:
         if known is None:
             self.ids.append(ids)
         return ids if known is None else known
-
-
-def predictions(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Return a run's predictions of a split, in ascending order of image ids.
-
-    Args:
-        folder: Of the run.
-        split: ``test`` or ``val``.
-
-    Returns:
-        Ids (str [n]), labels (int64 [n]) and whether the prediction was right (bool [n]); None
-        where the run kept none of this split.
-
-    Raises:
-        ConfigError: The file is damaged.
-    """
-    path = folder / "predictions.npz"
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if f"{split}_logits" not in arrays:
-                return None
-            ids, labels = arrays[f"{split}_ids"], arrays[f"{split}_labels"]
-            right = arrays[f"{split}_logits"].argmax(axis=1) == labels
-        order = ids.argsort()
-        return ids[order], labels[order], right[order]
-    except (ValueError, OSError, KeyError, IndexError, BadZipFile) as error:
-        raise ConfigError(
-            f"{path} is damaged ({error}); delete its folder and run the cell again"
-        ) from error

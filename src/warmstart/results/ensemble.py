@@ -12,21 +12,21 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from scipy.special import log_softmax
 
 from warmstart.errors import ConfigError
 from warmstart.randomness import numpy_generator
+from warmstart.results import predictions
 from warmstart.results.comparison import Cell
 from warmstart.results.members import together
 from warmstart.results.metric import Metric
+from warmstart.results.predictions import Predictions
 from warmstart.results.statistics import Interval
 
 LEVEL = 0.95
 DRAWS = 2000
-_FILE = "predictions.npz"
 _DRAWN_AT_ONCE = 50  # bounds the memory for large test sets
 
 
@@ -83,17 +83,6 @@ class Ensemble:
         return {"name": self.name, "members": members, "images": self.images, "scores": scores}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Member:
-    """Predictions in ascending order of image ids, and where they are from."""
-
-    path: Path
-    ids: np.ndarray
-    labels: np.ndarray
-    classes: np.ndarray
-    logits: np.ndarray
-
-
 def ensembles(folders: Sequence[Path], *, snapshots: bool = False) -> list[Ensemble]:
     """Return an ensemble of the runs of each arm and size, or of each run's snapshots.
 
@@ -126,64 +115,50 @@ def ensembles(folders: Sequence[Path], *, snapshots: bool = False) -> list[Ensem
 
 
 def _of_runs(name: str, cells: Sequence[Cell]) -> Ensemble:
-    files = [_read(cell.folder) for cell in cells]
-    split = "test" if all("test_logits" in arrays for arrays in files) else "val"
-    members = [
-        _member(cell.folder, arrays, split, arrays[f"{split}_logits"])
-        for cell, arrays in zip(cells, files, strict=True)
-    ]
+    for split in ("test", "val"):
+        members = [predictions.read(cell.folder, split) for cell in cells]
+        if all(members):
+            break
+    whole = [_present(member, cell) for member, cell in zip(members, cells, strict=True)]
     seeds = [f"seed {cell.seed}" for cell in cells]
     same = len(set(seeds)) < len(seeds)
     labels = [cell.key[:12] for cell in cells] if same else seeds
-    return _ensemble(name, labels, split, members)
+    return _ensemble(name, labels, split, whole)
+
+
+def _present(member: Predictions | None, cell: Cell) -> Predictions:
+    if member is None:
+        raise ConfigError(
+            f"{cell.folder / predictions.FILE} is missing, or without predictions of val; delete "
+            "its folder and run the cell again"
+        )
+    return member
 
 
 def _of_snapshots(name: str, cell: Cell) -> Ensemble | None:
     """Return the ensemble of a run's snapshots; None where it kept none."""
-    arrays = _read(cell.folder)
-    split = "test" if "test_snapshot_logits" in arrays else "val"
-    kept = arrays.get(f"{split}_snapshot_logits")
-    if kept is None:
-        return None
-    members = [_member(cell.folder, arrays, split, logits) for logits in kept]
-    labels = [f"snapshot {number}" for number in range(1, len(members) + 1)]
-    return _ensemble(f"{name}, seed {cell.seed} ({cell.key[:12]})", labels, split, members)
+    for split in ("test", "val"):
+        kept = predictions.read(cell.folder, split, snapshots=True)
+        if kept is not None:
+            members = [dataclasses.replace(kept, logits=logits) for logits in kept.logits]
+            labels = [f"snapshot {number}" for number in range(1, len(members) + 1)]
+            return _ensemble(f"{name}, seed {cell.seed} ({cell.key[:12]})", labels, split, members)
+    return None
 
 
-def _read(folder: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(folder / _FILE, allow_pickle=False) as file:
-            return dict(file)
-    except (ValueError, OSError, BadZipFile) as error:
-        raise _damaged(folder, error) from error
-
-
-def _member(folder: Path, arrays: dict[str, np.ndarray], split: str, logits: np.ndarray) -> _Member:
-    try:
-        ids, labels, classes = arrays[f"{split}_ids"], arrays[f"{split}_labels"], arrays["classes"]
-    except KeyError as error:
-        raise _damaged(folder, error) from error
-    order = ids.argsort()
-    return _Member(folder, ids[order], labels[order], classes, logits[order].astype(np.float64))
-
-
-def _damaged(folder: Path, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"{folder / _FILE} is missing or damaged ({error}); delete its folder and run the cell "
-        "again"
-    )
-
-
-def _ensemble(name: str, labels: Sequence[str], split: str, members: Sequence[_Member]) -> Ensemble:
+def _ensemble(
+    name: str, labels: Sequence[str], split: str, members: Sequence[Predictions]
+) -> Ensemble:
     first = members[0]
     for other in members[1:]:
         for what, words in (("classes", "classes"), ("ids", "images"), ("labels", "labels")):
             if not np.array_equal(getattr(first, what), getattr(other, what)):
                 raise ConfigError(
-                    f"{first.path} and {other.path} do not predict the same {split} {words}, so "
-                    "their predictions cannot be averaged; give runs of the same data and split"
+                    f"{first.folder} and {other.folder} do not predict the same {split} {words}, "
+                    "so their predictions cannot be averaged; give runs of the same data and split"
                 )
-    logs = np.stack([log_softmax(member.logits, axis=1) for member in members])
+    logits = np.stack([member.logits for member in members]).astype(np.float64)
+    logs = log_softmax(logits, axis=-1)
     # The mean of probabilities, which may be too small for floats, as logarithms.
     mean = np.logaddexp.reduce(logs, axis=0) - np.log(len(members))
     scores = []

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from warmstart.results import selection
+from warmstart.results import predictions, selection
 from warmstart.results.comparison import Cell, Comparison
-from warmstart.results.differences import Difference, differences, predictions
+from warmstart.results.differences import Difference, differences
 from warmstart.results.metric import Metric, Size, joined, size_phrase, sizes_phrase
 
 N_TOO_SMALL = "n too small to say"
@@ -276,8 +276,8 @@ def _left_out(comparison: Comparison) -> list[str]:
 def _unbalanced(cells: Sequence[Cell], split: str) -> bool:
     counts: dict[int | None, np.ndarray] = {}
     for cell in cells:
-        if cell.fold not in counts and (found := predictions(cell.folder, split)):
-            counts[cell.fold] = np.unique(found[1], return_counts=True)[1]
+        if cell.fold not in counts and (found := predictions.read(cell.folder, split)):
+            counts[cell.fold] = np.unique(found.labels, return_counts=True)[1]
     return any(count.max() > UNBALANCED * count.min() for count in counts.values())
 
 

@@ -7,6 +7,7 @@ from warmstart.callbacks.recorder import Recorder
 from warmstart.data.images import openings
 from warmstart.predict import OPENINGS, evaluate
 from warmstart.ranks import Ranks
+from warmstart.results import predictions
 from warmstart.run.beat import Progress
 from warmstart.run.out_of_memory import evaluation_error, is_out_of_memory
 from warmstart.run.plan import Run
@@ -44,7 +45,7 @@ def evaluation(
             trainer=run.hardware.trainer(steps=0, val_every=1, callbacks=[], ranks=ranks),
             classes=run.images.classes,
             weights=weights,
-            path=run.folder / "predictions.npz",
+            path=run.folder / predictions.FILE,
             loader_of=shortcuts.evaluation,
             crops=run.crops,
             snapshots=[snapshot["model"] for snapshot in recorder.snapshots],

@@ -64,7 +64,8 @@ def _prepare(cfg: DictConfig | Mapping[str, Any], chain: tuple[str, ...], elsewh
     images, wanted, augment = seen.images, seen.input, seen.augment
     unlabelled = _unlabelled(config, init, images)
 
-    config = {**config, "trainer": hardware.resolved(), **length(config, images=len(images.train))}
+    intervals = length(config, images=len(images.train), validated=len(images.val))
+    config = {**config, "trainer": hardware.resolved(), **intervals}
     config |= scaled_rate(config)
     if augment.mix is not None and config["batch_size"] < 2 * hardware.devices:
         raise ConfigError(

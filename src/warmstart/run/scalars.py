@@ -18,8 +18,8 @@ _RESOURCES = {"gpus", "cpus", "timeout"}
 _FEATURES = {"cache", "views", "dtype", "gib", "pool"}
 # A third of a GPU may be written 0.33.
 _SHARE_TOLERANCE = 0.015
-# About so many validations, and so many points of the training curve, in a run.
-_VALIDATIONS, _POINTS = 20, 50
+# About so many points of the training curve in a run, and at most and at least so many validations.
+_POINTS, _MOST, _LEAST = 50, 20, 5
 
 
 def check_scalars(config: Mapping[str, Any]) -> None:
@@ -151,8 +151,13 @@ def _check_folder(name: str, value: Any) -> None:
         raise ConfigError(f"{name} is {value!r}, a file, but must be a folder")
 
 
-def length(config: Mapping[str, Any], *, images: int) -> dict[str, Any]:
+def length(config: Mapping[str, Any], *, images: int, validated: int) -> dict[str, Any]:
     """Return length and intervals in steps; an epoch is one pass over the training images.
+
+    Args:
+        config: Of the run.
+        images: To train on.
+        validated: Images of a validation.
 
     Raises:
         ConfigError: A batch has fewer images than micro-batches, or devices cannot share it.
@@ -182,9 +187,19 @@ def length(config: Mapping[str, Any], *, images: int) -> dict[str, Any]:
         "steps": steps,
         "epochs": None,
         "batch_size": batch,
-        "val_every_steps": config["val_every_steps"] or max(1, math.ceil(steps / _VALIDATIONS)),
+        "val_every_steps": config["val_every_steps"] or _interval(steps, batch, validated),
         "log_every_steps": config["log_every_steps"] or max(1, math.ceil(steps / _POINTS)),
     }
+
+
+def _interval(steps: int, batch: int, validated: int) -> int:
+    """Return the steps between two validations, which see no more images than the steps do.
+
+    Forward and backward pass are three times a forward pass: validation takes a quarter of the
+    time at most, but where the few that a curve needs take more.
+    """
+    count = min(_MOST, max(_LEAST, steps * batch // max(1, validated)))
+    return max(1, math.ceil(steps / count))
 
 
 def scaled_rate(config: Mapping[str, Any]) -> dict[str, Any]:
