@@ -236,10 +236,26 @@ class TestByHand:
         # Three images of ten classes in batches of 8: 60 / 8 steps, the last one begun.
         assert (plan["images_per_epoch"], plan["steps"], plan["steps_per_epoch"]) == (30, 8, 3.75)
         parameters = plan["model"]["parameters"]
-        assert plan["memory"]["optimizer"] == 4 * parameters
         memory = plan["memory"]
+        assert memory["optimizer"] == 4 * parameters
+        # Two copies for the looks.
+        assert memory["copies"] == 2 * 4 * parameters
         larger = max(memory["training_step"], memory["validation_step"])
-        assert memory["total"] == memory["model"] + memory["optimizer"] + larger
+        parts = ("model", "optimizer", "copies")
+        assert memory["total"] == sum(memory[part] for part in parts) + larger
+        assert preview(run_of(base, "watch_every_steps=0"))["memory"]["copies"] == 0
+
+    def test_regularization(self, base: Path) -> None:
+        plain = preview(run_of(base))
+        assert plain["regularization"] == {}
+        assert "regularization" not in printed(plain, 1000)
+        words = ["regularization.l2_sp=0.01", "+regularization.dropout={head: 0.5}"]
+        plan = preview(run_of(base, *PRETRAINED, *words))
+        assert plan["regularization"] == {"l2_sp": 0.01, "dropout": {"head": 0.5}}
+        text = " ".join(printed(plan, 1000).split())
+        assert "regularization l2_sp=0.01, dropout.head=0.5 " in text
+        parameters = plan["model"]["parameters"]
+        assert plan["memory"]["copies"] == 3 * 4 * parameters
 
     def test_averages_and_the_end(self, base: Path) -> None:
         plain = preview(run_of(base, "val_every_steps=1"))
@@ -253,7 +269,7 @@ class TestByHand:
         assert f"keeping {'; '.join(plan['keeping'])}" in " ".join(printed(plan, 1000).split())
         # Another copy of the model.
         one, other = (entry["memory"] for entry in (plain, plan))
-        assert other["optimizer"] == one["optimizer"] + one["model"]
+        assert other["copies"] == one["copies"] + one["model"]
         words = ["average=swa", "average.start=0", "scheduler=sgdr", "scheduler.cycles=2"]
         plan = preview(run_of(base, *words, "snapshots=true", "steps=10"))
         # Three steps are a pass over 30 images in batches of 8, rounded up to 4.

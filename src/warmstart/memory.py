@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from warmstart.callbacks.phases import PhaseSchedule
+from warmstart.callbacks.watch import look_interval
 from warmstart.data.batches import eval_batch
 from warmstart.models.layers import LayerGroup, layer_groups
 from warmstart.run.plan import Run
@@ -29,8 +30,8 @@ class Memory:
 
     Attributes:
         model: Parameters and buffers.
-        optimizer: What the optimizer keeps of every parameter that ever trains, or of all; and the
-            average of the weights where there is one.
+        optimizer: What the optimizer keeps of every parameter that ever trains, or of all.
+        copies: Of the weights: their average, what L2-SP pulls towards, what looks compare with.
         training_step: The most that a training step holds at once: the batch, activations for the
             backward pass, gradients.
         validation_step: Likewise for a batch of validation, which has no backward pass.
@@ -38,12 +39,14 @@ class Memory:
 
     model: int
     optimizer: int
+    copies: int
     training_step: int
     validation_step: int
 
     @property
     def total(self) -> int:
-        return self.model + self.optimizer + max(self.training_step, self.validation_step)
+        steps = max(self.training_step, self.validation_step)
+        return self.model + self.optimizer + self.copies + steps
 
 
 def estimate(
@@ -77,14 +80,24 @@ def estimate(
     most = max(len(run.images.val), len(run.images.test))
     batch = views * min(eval_batch(*run.images.size, views=views), most)
     size = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-    averaged = size if run.keeping.average is not None else 0
     return Memory(
         model=size,
-        optimizer=averaged
-        + (optimizer_bytes(optimizer, trained, model.parameters()) if run.steps else 0),
+        optimizer=optimizer_bytes(optimizer, trained, model.parameters()) if run.steps else 0,
+        copies=_copies(run, model, trained),
         training_step=max(steps),
         validation_step=validation_step_bytes(model, (batch, *image)),
     )
+
+
+def _copies(run: Run, model: nn.Module, trained: Sequence[Tensor]) -> int:
+    averaged = (*model.parameters(), *model.buffers()) if run.keeping.average is not None else ()
+    # What is not from pretrained weights is not pulled: little more than the head.
+    pulled = model.parameters() if run.regularization.l2_sp else ()
+    # As they were before the first step, and before the step that is looked at.
+    watched = (
+        (*trained, *trained) if look_interval(run.steps, run.config["watch_every_steps"]) else ()
+    )
+    return sum(tensor.nbytes for tensor in (*averaged, *pulled, *watched))
 
 
 def _largest(phases: Sequence[Phase]) -> list[Phase]:

@@ -35,6 +35,7 @@ def preview(run: Run) -> dict[str, Any]:
     """Return what training this run does, as plain data; nothing is trained. Weights
     that are not at hand are fetched.
 
+    ``regularization`` has the options that are not as in ``regularization=none``.
     ``keeping`` says in words what is averaged, when it ends early, and which snapshots it keeps.
     ``groups`` has an entry for each layer group, with an entry in its ``phases`` for each of the
     run's phases: whether it trains, its learning rate at the phase's first step, its highest and
@@ -79,6 +80,7 @@ def preview(run: Run) -> dict[str, Any]:
         "phases": bounds,
         "probe": run.config["choices"]["strategy"] if run.probe else None,
         "features": [decision.as_dict() for decision in features],
+        "regularization": run.regularization.given,
         "keeping": run.keeping.sentences(),
         "memory": _memory(run, model),
         **_length(run),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -142,12 +142,13 @@ def _rest(plan: Plan) -> Table:
         "weights": _weights(plan["weights"]),
         "length": _length(plan),
         "features": _features(plan),
+        "regularization": ", ".join(_options(plan["regularization"])),
         "keeping": "; ".join(plan["keeping"]),
         "images": _images(plan),
         "memory": _memory(plan),
         "writes": _logs(plan),
     }
-    for name in ("features", "keeping"):
+    for name in ("features", "regularization", "keeping"):
         if not plan[name]:
             del lines[name]
     if plan["finished"]:
@@ -197,6 +198,15 @@ def _features(plan: Plan) -> str:
     return "\n".join(f"phase {n}: {phase_text(one)}" for n, one in enumerate(phases, start=1))
 
 
+def _options(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Return them as one types them."""
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _options(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}={json.dumps(value)}"
+
+
 def _counted(number: float, noun: str, form: str = ",") -> str:
     text = f"{number:{form}}"
     return f"{text} {noun}{'' if text == '1' else 's'}"
@@ -215,11 +225,12 @@ def _memory(plan: Plan) -> str:
     images = f"{_size(memory['images'])} of images in memory or mapped from a file"
     if memory["total"] is None:
         return f"not estimated, {memory['reason']}; {images}"
+    copies = f"copies of weights {_size(memory['copies'])}, " if memory["copies"] else ""
     return (
         f"about {_size(memory['total'])} on {'the' if plan['devices'] == 1 else 'each'} device in "
         f"float32: model "
-        f"{_size(memory['model'])}, optimizer {_size(memory['optimizer'])}, and a training step "
-        f"{_size(memory['training_step'])} or a validation step "
+        f"{_size(memory['model'])}, optimizer {_size(memory['optimizer'])}, {copies}and a training "
+        f"step {_size(memory['training_step'])} or a validation step "
         f"{_size(memory['validation_step'])}; {images}"
     )
 

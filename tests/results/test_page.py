@@ -140,6 +140,16 @@ def test_every_run_has_its_command_and_says_how_often_test_was_opened(tmp_path):
     assert cells[:7] == ["full", "5", "2", "finished", "78.0", "1", "2.04"]
 
 
+def test_a_run_that_stopped_early_is_said(tmp_path):
+    def change(content):
+        if content["seed"] == 1:
+            content["stopped_at"] = 1260
+
+    write_comparison(tmp_path, {("scratch", 5): BASE}, change=change)
+    found = re.findall(r'<td class="left">(finished[^<]*)</td>', render(load(tmp_path)))
+    assert found == ["finished", "finished, stopped early at step 1,260", *["finished"] * 3]
+
+
 def test_an_unpaired_difference_is_said_loud(tmp_path):
     def change(content):
         content["digests"]["order"] = content["key"]

@@ -156,8 +156,10 @@ def run_row(cell: Cell, metric: Metric) -> dict[str, Any]:
     """Return the row of one run."""
     value, run = cell.value(metric.name), cell.record
     seconds = run.timing.get("train_seconds") if run else None
+    stopped = f", stopped early at step {run.stopped_at:,}" if run and run.stopped_at else ""
     return {
         "cell": cell,
+        "status": f"{cell.status}{stopped}",
         "size": size_label(cell.size),
         "value": "-" if value is None else metric.value(value),
         "opened": run.test_opened if run else "-",
