@@ -13,6 +13,7 @@ import yaml
 from tiny import write_configs
 from warmstart import ConfigError
 from warmstart.cli import main
+from warmstart.commands import OTHERS
 
 BIN = Path(sys.executable).parent
 COMMAND = BIN / "warmstart"
@@ -77,6 +78,20 @@ def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -
         "warmstart: there is no command 'comapre'; use one of train, compare, tune, status, look, "
         "plan, check, rank, features, report, ensemble, models, store; did you mean 'compare'?\n"
     )
+
+
+def test_only_a_command_that_trains_goes_on_from_a_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(OTHERS, "check", stopped)
+    monkeypatch.setattr("warmstart.app.run_app", stopped)
+    assert main(["check"]) == 130
+    assert capsys.readouterr().err == "warmstart: stopped\n"
+    assert main(["tune", "comparison=digits"]) == 130
+    assert "the same command goes on (from the last checkpoint" in capsys.readouterr().err
 
 
 def test_full_error_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,8 @@ _COMMANDS = (
     *("train", "compare", "tune", "status", "look", "plan", "check"),
     *("rank", "features", "report", "ensemble", "models", "store"),
 )
-_TAKING_OVERRIDES = ("train", "compare", "tune", "look", "plan", "check", "rank", "features")
+_TRAINING = ("train", "compare", "tune")
+_TAKING_OVERRIDES = (*_TRAINING, "look", "plan", "check", "rank", "features")
 _DONE, _FAILED, _WRONG, _INTERRUPTED = 0, 1, 2, 130
 
 
@@ -62,10 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A full disk, a folder that nobody may write to.
         return _complain(error, _FAILED)
     except KeyboardInterrupt:
-        return _complain(
-            "stopped; the same command goes on (from the last checkpoint, where there is one)",
-            _INTERRUPTED,
-        )
+        goes_on = "; the same command goes on (from the last checkpoint, where there is one)"
+        return _complain(f"stopped{goes_on if args and args[0] in _TRAINING else ''}", _INTERRUPTED)
 
 
 def _print_any_name() -> None:
@@ -94,7 +93,7 @@ def _dispatch(args: list[str]) -> int:
     command, rest = args[0], args[1:]
     if command in ("-sc", "--shell-completion"):
         return _complete(args)
-    if command in ("train", "compare", "tune"):
+    if command in _TRAINING:
         return _hydra(command, rest)
     if command in OTHERS:
         OTHERS[command](rest)
