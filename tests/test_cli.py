@@ -220,6 +220,29 @@ class TestConfigDir:
         config = yaml.safe_load(capsys.readouterr().out)
         assert (config["steps"], config["init"]["weights"]) == (6, "source:tiny")
 
+    def test_several_are_all_looked_into(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        one, two = tmp_path / "it's, [one] = 1", tmp_path / "two"
+        for folder, text in ((one, "lr: 0.5\n"), (two, "momentum: 0.5\n")):
+            (folder / "arm").mkdir(parents=True)
+            arm = f"# @package _global_\noptimizer:\n  {text}"
+            (folder / "arm" / f"{folder.name[:3]}.yaml").write_text(arm)
+        dirs = ["--config-dir", str(one), f"--config-dir={two}"]
+        for arm, key in (("it's", "lr"), ("two", "momentum")):
+            assert main(["train", *dirs, f'arm="{arm[:3]}"', "--cfg", "job"]) == 0
+            assert yaml.safe_load(capsys.readouterr().out)["optimizer"][key] == 0.5
+        # Found again in the process of a sweep, and by its name.
+        words = ["-m", "seed=0,1", "arm=two", "steps=2", "data.per_class=2"]
+        assert main(["train", *dirs, *words, f"out={tmp_path / 'out'}"]) == 0
+        (two / "arm" / "it'.yaml").write_text("# @package _global_\n")
+        capsys.readouterr()
+        assert main(["train", *dirs]) == 2
+        expected = (
+            f"warmstart: {one}/arm/it'.yaml would hide {two}/arm/it'.yaml; rename one of them\n"
+        )
+        assert capsys.readouterr().err == expected
+
     @pytest.mark.parametrize("form", ["--config-dir {}", "--config-dir={}", "-cd={}"])
     def test_must_exist(
         self, form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -8,7 +8,6 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
 import hydra
@@ -41,9 +40,8 @@ def run_app(command: str, args: list[str]) -> int:
         RunError: The single run failed.
     """
     args, devices = _dry_run(command, args)
-    flags, words = _sorted(args)
+    flags, words, config_dirs = _sorted(args)
     overrides = quoted(words)
-    config_dirs = [value for flag, value in pairwise(flags) if flag in _CONFIG_DIR]
     check_config_dirs(config_dirs, shipped=configs.folder())
     check_overrides(overrides)
     looks = any(flag in (*_LOOKS, *_VALUED_LOOKS) for flag in flags)
@@ -70,7 +68,7 @@ def run_app(command: str, args: list[str]) -> int:
         # A comparison has a line per run; what each one loads stands in its record.
         level = logging.INFO if sweeping else logging.DEBUG
         with (
-            _argv([name, *flags, *overrides]),
+            _argv([name, *flags, *overrides, *configs.search_path(config_dirs)]),
             _own_options(),
             configs.explained(overrides, config_dirs),
             _log_lines(display, level),
@@ -113,9 +111,12 @@ class _Single:
         return 0
 
 
-def _sorted(args: list[str]) -> tuple[list[str], list[str]]:
-    """Return flags and overrides apart: Hydra refuses overrides on both sides of a flag."""
-    flags, overrides = [], []
+def _sorted(args: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """Return flags, overrides and config folders apart.
+
+    Hydra refuses overrides on both sides of a flag, and of several --config-dir it takes the last.
+    """
+    flags, overrides, config_dirs = list[str](), list[str](), list[str]()
     rest = list(args)
     while rest:
         word = rest.pop(0)
@@ -129,12 +130,15 @@ def _sorted(args: list[str]) -> tuple[list[str], list[str]]:
             raise ConfigError(
                 f"there is no flag {flag}; allowed are {', '.join(names)}{nearest(flag, names)}"
             )
-        flags.append(flag)
-        if flag in _VALUED:
-            if not equals and not rest:
+        if flag in _VALUED and not equals:
+            if not rest:
                 raise ConfigError(f"the flag {flag} needs a value; see --help")
-            flags.append(value if equals else rest.pop(0))
-    return flags, overrides
+            value = rest.pop(0)
+        if flag in _CONFIG_DIR:
+            config_dirs.append(value)
+        else:
+            flags += [flag, value] if flag in _VALUED else [flag]
+    return flags, overrides, config_dirs
 
 
 def _dry_run(command: str, args: list[str]) -> tuple[list[str], int | None]:

@@ -62,13 +62,9 @@ def compose(overrides: Sequence[str] = (), *, config_dirs: Sequence[str] = ()) -
     check_overrides(overrides)
     overrides = quoted(overrides)
     with _outside_hydra(), explained(overrides, config_dirs):
-        extra = (
-            [f"hydra.searchpath=[{','.join(map(_search_path, config_dirs))}]"]
-            if config_dirs
-            else []
-        )
+        words = [*overrides, *search_path(config_dirs)]
         with initialize_config_dir(config_dir=str(folder()), version_base="1.3"):
-            cfg = hydra_compose("train", [*overrides, *extra], return_hydra_config=True)
+            cfg = hydra_compose("train", words, return_hydra_config=True)
     return without_hydra(cfg, cfg.hydra, config_dirs)
 
 
@@ -245,8 +241,11 @@ def _users_keys() -> frozenset[str]:
     return top_level_keys() - _OURS
 
 
-def _search_path(name: str) -> str:
-    return "file://" + str(Path(name).expanduser().resolve())
+def search_path(config_dirs: Sequence[str]) -> list[str]:
+    """Return the override that lets Hydra look into the user's config folders too, if any."""
+    places = [str(Path(name).expanduser().resolve()).replace("'", r"\'") for name in config_dirs]
+    listed = ",".join(f"'file://{place}'" for place in places)
+    return [f"hydra.searchpath=[{listed}]"] if places else []
 
 
 @contextlib.contextmanager

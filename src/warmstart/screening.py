@@ -68,6 +68,7 @@ def check_config_dirs(config_dirs: Sequence[str], *, shipped: Path) -> None:
         shipped: The folder of the shipped configs.
     """
     known = {path.relative_to(shipped) for path in shipped.rglob("*.yaml")}
+    others: dict[Path, Path] = {}
     for name in config_dirs:
         own = Path(name)
         if not own.is_dir():
@@ -77,6 +78,8 @@ def check_config_dirs(config_dirs: Sequence[str], *, shipped: Path) -> None:
                 raise ConfigError(
                     f"{path} has the name of a shipped config, which would hide it; rename yours"
                 )
+            if (other := others.setdefault(path.relative_to(own), path)) != path:
+                raise ConfigError(f"{other} would hide {path}; rename one of them")
             if _configures_hydra(path, path.relative_to(own)):
                 raise ConfigError(
                     f"{path} configures Hydra itself, which could run any code; what a config of "
