@@ -275,7 +275,7 @@ class TestByHand:
         # Three steps are a pass over 30 images in batches of 8, rounded up to 4.
         assert plan["keeping"] == [
             "the mean of its weights every 4 steps from 4 on",
-            "snapshots after steps 5, 10",
+            "snapshots of the average after steps 5, 10",
         ]
 
     def test_a_run_of_no_steps(self, base: Path) -> None:

@@ -172,6 +172,12 @@ def test_regularization_is_off_where_a_few_batches_are_fitted(out: Path) -> None
     assert plain.dataset.digest == run.dataset.digest
 
 
+def test_a_decay_that_is_no_gradient_is_off_too(out: Path) -> None:
+    run = prepared("optimizer.decoupled=true", out=out)
+    changed = without_regularization(run.config).config["optimizer"]
+    assert (changed["weight_decay"], changed["decoupled"]) == (0.0, False)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -277,6 +277,24 @@ def test_no_number_names_step_rate_and_group():
     assert "below the run's own rate of 0.5" in below.sentence
 
 
+def test_a_later_phase_that_breaks_below_its_own_rate_is_not_overlooked():
+    fine = valley(0.01, last=Broken(60, "head", 1.0, 5.0))
+    broken = valley(0.5, last=Broken(17, "conv", 2.5, 0.1))
+    found = {f.name: f for f in judge(measured(ranges=[fine, broken]))}["NaN and Inf"]
+    assert found.verdict == WRONG
+    assert "below the run's own rate of 0.5" in found.sentence
+
+
+def test_rates_under_lr_batch_are_those_to_be_typed():
+    """The rate of the steps is 0.9 here; with lr_batch, four times optimizer.lr."""
+    found = judge(measured(ranges=[valley(0.9)]), scale=4.0)[3].sentence
+    assert "with lr_batch the rate is 0.9, too high: try about 0.01" in found
+    assert found.endswith(", that is 4 x optimizer.lr=0.0025")
+    retry = dataclasses.replace(FITTED, rate=0.08, peak=1.0)
+    found = by_heart(UNFITTED, retry, START, scale=4.0)
+    assert found.sentence.endswith("give optimizer.lr=0.02")
+
+
 def test_the_sketch_marks_both_rates():
     lines = sketch(valley(0.1), width=60)
     assert len(lines) == 11

@@ -27,6 +27,12 @@ def test_none_while_few_have_finished_nor_in_the_first_quarter() -> None:
     assert [step for step, _ in pruning.thresholds(CURVES, 40)] == [10, 15, 20]
 
 
+def test_a_trial_that_stopped_early_keeps_what_it_had_reached() -> None:
+    early = [{"step": curve["step"][:2], "accuracy": curve["accuracy"][:2]} for curve in CURVES[:3]]
+    # At 15: 0.5 0.2 0.4, and the 0.4 of the last one.
+    assert pruning.thresholds([*early, CURVES[3]], 20) == [[5, 0.25], [10, 0.4], [15, 0.4]]
+
+
 def rows(*accuracies: float) -> list[dict[str, float]]:
     return [
         {"step": 5 * (i + 1), "accuracy": value, "loss": 1.0} for i, value in enumerate(accuracies)

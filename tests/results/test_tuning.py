@@ -1,5 +1,6 @@
 """What is read from the files of a tuning, and what is said of it, against hand-made ones."""
 
+import dataclasses
 import io
 import itertools
 import json
@@ -187,6 +188,12 @@ def test_the_edge_of_a_list_and_words_that_have_none(tmp_path):
     ]
     (said,) = edges(load(write_tuning(tmp_path, trials, space=space)), "full")
     assert said.startswith("full: the best optimizer.lr, 1, is the highest of 3 values tried in ")
+
+
+def test_a_probe_takes_no_steps_and_each_of_its_trials_is_a_whole_run(tmp_path):
+    tuning = load(write_tuning(tmp_path, rates(0.1, 0.01, steps=0)))
+    none = dataclasses.replace(tuning, lengths={"full": 0})
+    assert budget(none, "full").lengths == 2
 
 
 def test_unequal_budgets_make_a_comparison_unfair(tmp_path):

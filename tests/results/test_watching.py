@@ -116,6 +116,8 @@ def test_each_flag(columns, sentence):
         pytest.param({"update_ratio_of_a": [None] * 3 + [0.1] * 4}, id="too few looks"),
         pytest.param({"dead_relus_of_a": [0.9] * 5 + [0.4, 0.6]}, id="alive again"),
         pytest.param({"update_ratio_of_a": [0.9, 0.9, 0.9, 1e-3, 1e-3, 1e-3, 0.0]}, id="a start"),
+        # Weights of 0, as of init.head=zero, have no ratio before they have moved.
+        pytest.param({"update_ratio_of_a": [None, 1.6, 0.9, 1e-3, 1e-3, 1e-3, 0.0]}, id="from 0"),
         pytest.param({"gradient_norm_of_a": [300.0, 1, 1, 1, 1, 1, 1]}, id="a hard start"),
     ],
 )

@@ -291,8 +291,8 @@ def test_heads_of_such_runs_train_alone(tmp_path: Path) -> None:
         (
             # Those at 16, 20 and 24; that at 12 belongs to the first phase.
             ["early_stopping.patience=1", "strategy=lp_ft", "init.statistics=data"],
-            "early_stopping.patience is 1, but the run has 3 validations in the last phase and "
-            "cannot stop before validation 3",
+            "early_stopping.patience is 1, but the run has 3 validations that count "
+            "(after step 12) and cannot stop before validation 3",
         ),
         (["snapshots=1"], "snapshots is 1, but must be true or false"),
         (
@@ -361,6 +361,17 @@ def test_early_stopping_counts_from_the_last_phase() -> None:
     node = {"patience": 0, "metric": "loss", "min_delta": 0.1}
     found = keeping_of({**CONFIG, "early_stopping": node, "val_every_steps": 5}, TWO, images=25)
     assert found == Keeping(early=EarlyStopping(0, "loss", 0.1, start=20))
+
+
+def test_early_stopping_counts_from_the_average() -> None:
+    node = {"_target_": "warmstart.callbacks.averaging.swa", "start": 0.5, "every_steps": 1}
+    config = {**CONFIG, "average": node, "val_every_steps": 1}
+    config["early_stopping"] = {"patience": 0, "metric": "loss", "min_delta": 0.1}
+    found = keeping_of(config, [Phase(0, 3)], images=25)
+    # The first weights are taken after 21 of 40 steps.
+    assert found == Keeping(Average(None, 21, 1), EarlyStopping(0, "loss", 0.1, start=20))
+    config["average"] = {"_target_": "warmstart.callbacks.averaging.ema"}
+    assert keeping_of(config, [Phase(0, 3)], images=25).early.start == 0
 
 
 def test_snapshots_are_taken_where_cycles_end() -> None:

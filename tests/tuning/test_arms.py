@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import yaml
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
@@ -13,6 +14,7 @@ from warmstart.configs import folder
 from warmstart.errors import ConfigError
 from warmstart.sweep import Composer
 from warmstart.tuning.arms import Arm, before, question, trial_words
+from warmstart.tuning.recipes import recipe
 
 PARAMS = ["arm=digits/scratch,digits/probe", "data.per_class=1,80,5", "data.fold=1,0", "seed=0,1"]
 GIVEN = ["comparison=digits", "search=random"]
@@ -40,6 +42,30 @@ def test_each_arm_once_at_one_place(compose: Composer) -> None:
     asked = question(compose, PARAMS, [*GIVEN, "data.per_class=3"])
     assert asked.cells[0].config["data"]["per_class"] == 3
     assert len(asked.notes) == 1
+
+
+def test_the_largest_size_may_be_all_images(compose: Composer) -> None:
+    params = ["data.per_class=5,null,20", "arm=digits/scratch,digits/probe"]
+    asked = question(compose, params, GIVEN)
+    assert asked.cells[0].config["data"]["per_class"] is None
+    assert asked.notes[0].startswith("searched at data.per_class=null, the largest of the 3")
+
+
+def test_a_recipe_says_what_was_told_for_all_arms(compose: Composer) -> None:
+    more = ["optimizer=adamw", "scheduler=linear", "optimizer.betas=[0.8,0.99]", "batch_size=8"]
+    cell = question(compose, PARAMS, [*GIVEN, *more]).cells[0]
+    arm = Arm("digits/scratch", cell, 150, "", stacks=False)
+    text = recipe(arm, {"optimizer.lr": 0.002}, command="warmstart tune", score="")
+    content = yaml.safe_load(text)
+    assert content == {
+        "defaults": [
+            "/arm/digits/scratch",
+            {"override /optimizer": "adamw"},
+            {"override /scheduler": "linear"},
+            "_self_",
+        ],
+        "optimizer": {"betas": [0.8, 0.99], "lr": 0.002},
+    }
 
 
 def test_the_words_of_a_trial(compose: Composer) -> None:

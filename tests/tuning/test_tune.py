@@ -164,6 +164,31 @@ class TestSearch:
         assert config.choices.scheduler == best["scheduler"]
         assert config.optimizer.lr == best["optimizer.lr"]
 
+    def test_a_probe_takes_no_steps_and_what_was_told_is_in_the_recipe(
+        self, tune: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = [
+            "strategy=knn",
+            "init.statistics=data",
+            "search.seeds=[100,101]",
+            "search.refine=0",
+        ]
+        space = ["search.space.optimizer=null"]
+        space += ["+search.space.strategy.distance.values=[cosine,euclidean]"]
+        assert main([*tune, "experiment=alone", "search=grid", *words, *space]) == 0
+        assert "best of k" in capsys.readouterr().out
+        folder = tmp_path / "out" / "tunings" / "alone"
+        best = tuning(folder)["best"]["scratch/knn"]["values"]
+        config = compose(["arm=tuned/scratch/knn"], config_dirs=[str(folder / "configs")])
+        assert (config.choices.strategy, config.init.statistics) == ("knn", "data")
+        assert config.strategy.distance == best["strategy.distance"]
+
+    def test_dry_run_counts_trials_as_long_as_the_finals(
+        self, tune: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main([*tune, "comparison=tuned", "search.coarse=1", "--dry-run"]) == 0
+        assert capsys.readouterr().out.splitlines()[2] == "16 runs: 0 finished, 16 to do"
+
     def test_dry_run(
         self, tune: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -16,7 +16,8 @@ class EarlyStopping:
         patience: It may be so many validations old.
         metric: ``accuracy`` (higher is better) or ``loss`` (lower is).
         min_delta: By more than this a validation has to be better than the best one before.
-        start: First step of the run's last phase; only validations after it count.
+        start: First step of the run's last phase, or when its average begins; only validations
+            after it count.
     """
 
     patience: int

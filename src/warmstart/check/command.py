@@ -46,10 +46,12 @@ def check_command(
     from warmstart.configs import compose
     from warmstart.run.preparing import prepare
 
-    run = prepare(compose(overrides, config_dirs=config_dirs))
+    config = compose(overrides, config_dirs=config_dirs)
+    run = prepare(config)
     with _progress() as say, _without_remarks():
         found = measure(run, say)
-    findings = judge(found)
+    scale = run.config["batch_size"] / config.lr_batch if config.lr_batch else 1.0
+    findings = judge(found, scale=scale)
     path = Path(run.config["out"]) / "checks" / f"{run.key[:12]}.png"
     picture.draw(found.ranges, path, title=f"learning-rate range test, {run.architecture.name}")
     if as_json:

@@ -14,8 +14,10 @@ _LOW, _FAR_LOW = 10.0, 100.0
 _NEAR = 2.0  # a rate so close to where training diverges: a bad batch is enough
 
 
-def by_heart(overfit: Overfit, retry: Overfit | None, start: Start) -> Finding:
-    """Judge whether a few batches can be learned by heart."""
+def by_heart(
+    overfit: Overfit, retry: Overfit | None, start: Start, *, scale: float = 1.0
+) -> Finding:
+    """Judge whether a few batches can be learned by heart; `scale` as in `learning_rate`."""
     name, at = f"{overfit.batches} batches by heart", f"at rate {overfit.rate:.3g}"
     if overfit.fitted is not None:
         return Finding(
@@ -32,7 +34,7 @@ def by_heart(overfit: Overfit, retry: Overfit | None, start: Start) -> Finding:
         reached += f" after {len(trial.losses)} steps"
     if retry is not None and retry.fitted is not None:
         way = "too low" if overfit.rate < retry.rate else "too high"
-        advice = f"; give optimizer.lr={retry.rate / retry.peak:.2g}" if retry.peak else ""
+        advice = f"; give optimizer.lr={retry.rate / retry.peak / scale:.2g}" if retry.peak else ""
         return Finding(
             name,
             WRONG,
@@ -66,13 +68,14 @@ def _causes(overfit: Overfit, start: Start) -> Iterator[str]:
     yield "the learning rate and the initialization"
 
 
-def learning_rate(test: RangeTest, *, fits: bool, several: bool) -> Finding:
+def learning_rate(test: RangeTest, *, fits: bool, several: bool, scale: float = 1.0) -> Finding:
     """Judge the rate of a phase by its range test.
 
     Args:
         test: Of the phase.
         fits: Whether a few batches could be learned at the run's rate, which then is usable.
         several: Whether the run has other phases.
+        scale: What ``lr_batch`` multiplied ``optimizer.lr`` by.
     """
     name = f"learning rate, phase {test.phase}" if several else "learning rate"
     reading, rate = rates.reading(test), test.rate
@@ -89,14 +92,17 @@ def learning_rate(test: RangeTest, *, fits: bool, several: bool) -> Finding:
         f" and diverges at {end:.2g}" if end else f" and does not diverge up to {rates.HIGH:g}"
     )
     advice = f"try about {reading.suggested:.2g}"
-    scale = f"optimizer.lr is {rate:.3g}" if not several else f"the highest rate here is {rate:.3g}"
+    told = f"optimizer.lr is {rate:.3g}" if not several else f"the highest rate here is {rate:.3g}"
+    if scale != 1:
+        told = f"with lr_batch {told.replace('optimizer.lr is', 'the rate is')}"
+        advice += f", that is {scale:g} x optimizer.lr={reading.suggested / scale:.2g}"
     if end is not None and rate >= end / _NEAR:
         verdict = bad if rate >= end else LOOK
-        return Finding(name, verdict, f"{seen}; {scale}, too high: {advice}")
+        return Finding(name, verdict, f"{seen}; {told}, too high: {advice}")
     if rate < reading.suggested / _LOW:
         verdict = bad if rate < reading.suggested / _FAR_LOW else LOOK
-        return Finding(name, verdict, f"{seen}; {scale}, too low: {advice}")
-    return Finding(name, OK, f"{seen}; {scale}, fine (suggested: {reading.suggested:.2g})")
+        return Finding(name, verdict, f"{seen}; {told}, too low: {advice}")
+    return Finding(name, OK, f"{seen}; {told}, fine (suggested: {reading.suggested:.2g})")
 
 
 def numbers(found: Measurements) -> Finding:
@@ -106,14 +112,15 @@ def numbers(found: Measurements) -> Finding:
         return Finding(
             name, WRONG, f"at the run's own rate, {_breaking(found.overfit.trial.broken)}"
         )
-    ends = [test for test in found.ranges if test.trial.broken is not None]
     steps = sum(len(trial.losses) for trial in (*trials, *(t.trial for t in found.ranges)))
-    for test in ends:
-        assert test.trial.broken is not None
-        said = _breaking(test.trial.broken)
-        if test.trial.broken.rate <= test.rate:
-            return Finding(name, WRONG, f"below the run's own rate of {test.rate:.3g}, {said}")
-        return Finding(name, OK, f"none at the run's rate; in the range test, {said}")
+    ends = [(test, test.trial.broken) for test in found.ranges if test.trial.broken is not None]
+    for test, broken in ends:
+        if broken.rate <= test.rate:
+            said = f"below the run's own rate of {test.rate:.3g}, {_breaking(broken)}"
+            return Finding(name, WRONG, said)
+    if ends:
+        said = f"none at the run's rate; in the range test, {_breaking(ends[0][1])}"
+        return Finding(name, OK, said)
     return Finding(name, OK, f"none in {steps} steps")
 
 

@@ -20,6 +20,7 @@ from warmstart.callbacks.phases import PhaseSchedule
 from warmstart.check.measured import Broken, Trial
 from warmstart.data.batches import Batch, loader, train_loader
 from warmstart.models.layers import LayerGroup
+from warmstart.models.regularized import is_drop_path
 from warmstart.optim.schedules import Schedule
 from warmstart.run.feed import train_batches
 from warmstart.run.fit import task_of
@@ -45,13 +46,16 @@ def without_regularization(config: Mapping[str, Any]) -> Run:
         config: Of a prepared run.
     """
     plain = configs.resolved(configs.compose(["augment=none", "regularization=none"]))
+    optimizer = {**config["optimizer"], "weight_decay": 0.0}
+    if "decoupled" in optimizer:
+        optimizer["decoupled"] = False  # without a decay there is none to take out of the gradient
     target = f"{Hardware.__module__}.{Hardware.__qualname__}"  # which a run's config has no more
     changed = {
         "augment": plain["augment"],
         "regularization": plain["regularization"],
         "balance": "none",
         "features": {**config["features"], "views": None},
-        "optimizer": {**config["optimizer"], "weight_decay": 0.0},
+        "optimizer": optimizer,
         "trainer": {"_target_": target, **config["trainer"]},
     }
     return prepare({**config, **changed})
@@ -248,3 +252,5 @@ def _without_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, (Dropout, StochasticDepth)):
             module.p = 0.0
+        elif is_drop_path(module):
+            module.drop_prob = 0.0  # type: ignore[assignment]

@@ -170,14 +170,15 @@ def _depth(
     rate = options.stochastic_depth
     blocks = called.of(Block, StochasticDepth)
     # timm's own have a rate that grows linearly from 0.
-    if rate and not blocks and not any(map(_is_drop_path, called.model.modules())):
+    if rate and not blocks and not any(map(is_drop_path, called.model.modules())):
         raise no_depth(architecture.name, options)
     if rate is None:
         return {}
     return {path: rate * (index + 1) / len(blocks) for index, path in enumerate(blocks)}
 
 
-def _is_drop_path(module: nn.Module) -> bool:
+def is_drop_path(module: nn.Module) -> bool:
+    """Return whether a module is timm's stochastic depth, whose rate is ``drop_prob``."""
     # By its name: timm is an optional package, and takes a while to import.
     return type(module).__name__ == "DropPath" and hasattr(module, "drop_prob")
 

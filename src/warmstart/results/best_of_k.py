@@ -33,7 +33,8 @@ def expected_best(values: Sequence[float], k: int) -> float:
 def best_of_k(tuning: Tuning, arm: str) -> list[float]:
     """Return an arm's expected best value of 1, 2, ..., n trials of the coarse round.
 
-    That round alone draws independently from the whole space, and all its trials have one length.
+    That round alone is of the whole space (in a random search drawn independently from it), and all
+    its trials have one length.
     A trial that failed is a draw as well, as good as the worst value of the whole tuning: left
     out, a recipe that diverges would cost an arm nothing. A pruned one has its value until then.
     """

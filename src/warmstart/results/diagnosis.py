@@ -11,7 +11,7 @@ from warmstart.results.smoothing import SURE, Columns, Curve, medians, smooth, t
 
 # Losses are compared with log(classes), what guessing costs: a number of nats means nothing alone.
 # Fewer points than these have no shape.
-FEWEST_TRAIN, FEWEST_VAL = 10, 6
+FEWEST_TRAIN, FEWEST_VAL = 10, 5
 # A loss that has come up by so much of a guess's is no noise: each point is a mean over steps.
 RISE = 0.25
 # No initialization that is in order starts so many times above a guess, and stays beside it.

@@ -35,17 +35,17 @@ def thresholds(curves: Sequence[Mapping[str, Sequence[float]]], steps: int) -> T
     """
     if len(curves) < LEAST:
         return []
-    reached: dict[int, list[float]] = {}
-    for curve in curves:
-        best = 0.0
-        for step, accuracy in zip(curve["step"], curve["accuracy"], strict=True):
-            best = max(best, accuracy)
-            reached.setdefault(int(step), []).append(best)
     return [
-        [step, median(values)]
-        for step, values in sorted(reached.items())
+        [step, median(_best(curve, step) for curve in curves)]
+        for step in sorted({int(step) for curve in curves for step in curve["step"]})
         if WARM * steps <= step < steps
     ]
+
+
+def _best(curve: Mapping[str, Sequence[float]], by: int) -> float:
+    """Return the best accuracy by a step; of a trial that stopped early, what it ended with."""
+    rows = zip(curve["step"], curve["accuracy"], strict=True)
+    return max((accuracy for step, accuracy in rows if step <= by), default=0.0)
 
 
 def pruned_at(rows: Sequence[Mapping[str, float]], limits: Sequence[Sequence[float]]) -> int | None:

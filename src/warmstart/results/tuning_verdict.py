@@ -49,10 +49,11 @@ def budget(tuning: Tuning, arm: str) -> Budget:
     trials = tuning.by_arm[arm]
     rounds = Counter(trial.round for trial in trials)
     states = Counter(trial.state for trial in trials)
+    whole = tuning.lengths[arm]  # 0 for a probe, of which every trial is a whole run
     return Budget(
         {name: rounds[name] for name in ROUNDS if rounds[name]},
         {name: states[name] for name in STATES if states[name]},
-        sum(trial.steps for trial in trials) / tuning.lengths[arm],
+        sum(trial.steps / whole if whole else 1.0 for trial in trials),
         sum(trial.seconds or 0.0 for trial in trials),
     )
 

@@ -87,7 +87,8 @@ def _points(watch: Mapping[str, Any], name: str) -> dict[str, Points]:
 
 def _replaced(points: Points) -> Found:
     step, ratio = max(points, key=lambda point: point[1] if point[0] <= START else 0.0)
-    if ratio < REPLACED or step > START:
+    # Weights that are all 0 have no ratio at the first look; there was nothing to replace.
+    if ratio < REPLACED or step > START or points[0][0] > 1:
         return None
     return ratio, (
         f"updates of group {{group}} replaced its weights at the start (ratio {ratio:.2g} at step "

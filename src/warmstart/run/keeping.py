@@ -51,7 +51,8 @@ class Keeping:
             old = f"{self.early.patience} validation{'' if self.early.patience == 1 else 's'}"
             found.append(f"ends when the best val/{self.early.metric} is more than {old} old")
         if self.snapshots:
-            found.append(f"snapshots after steps {', '.join(map(str, self.snapshots))}")
+            what = "snapshots" if self.average is None else "snapshots of the average"
+            found.append(f"{what} after steps {', '.join(map(str, self.snapshots))}")
         return found
 
 
@@ -84,9 +85,12 @@ def keeping_of(config: Mapping[str, Any], phases: Sequence[Phase], *, images: in
     ):
         if asked and steps == 0:
             raise ConfigError(f"{given}, but the run takes no steps; give {neutral}")
+    average = configs.build("average", config["average"], steps=steps, steps_per_epoch=epoch)
+    # Before there is an average, another kind of weights is validated.
+    start = max(phases[-1].start if phases else 0, average.first - 1 if average else 0)
     return Keeping(
-        configs.build("average", config["average"], steps=steps, steps_per_epoch=epoch),
-        _early(early, phases, steps=steps, every=config["val_every_steps"]),
+        average,
+        _early(early, start, steps=steps, every=config["val_every_steps"]),
         _snapshots(config, phases) if snapshots else (),
     )
 
@@ -120,18 +124,15 @@ def _check_early(node: Any) -> None:
             )
 
 
-def _early(
-    node: Mapping[str, Any], phases: Sequence[Phase], *, steps: int, every: int
-) -> EarlyStopping | None:
+def _early(node: Mapping[str, Any], start: int, *, steps: int, every: int) -> EarlyStopping | None:
     if node["patience"] is None:
         return None
-    start = phases[-1].start
     # At every multiple of `every`, and after the last step.
     count = math.ceil(steps / every) - start // every
     # The first one may be the best, which is then more than patience validations old.
     earliest = node["patience"] + 2
     if earliest >= count:
-        where = " in the last phase" if start else ""
+        where = f" that count (after step {start})" if start else ""
         raise ConfigError(
             f"early_stopping.patience is {node['patience']}, but the run has {count} "
             f"validation{'' if count == 1 else 's'}{where} and cannot stop before validation "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -144,13 +145,19 @@ def _at_one_place(
             seeds = [int(line.partition("=")[2]) for line in lines]
         elif key in _PLACES and len(lines) > 1:
             pick, word = _PLACES[key]
-            line = pick(lines, key=lambda line: float(line.partition("=")[2]))
+            line = pick(lines, key=_amount)
             kept.append(line)
             if key not in given:
                 notes.append(f"searched at {line}, {word} of the {len(lines)} of the comparison")
         else:
             kept.append(str(override.input_line))
     return kept, seeds, notes
+
+
+def _amount(line: str) -> float:
+    """Return the value of an override as a number; null takes all there is."""
+    value = line.partition("=")[2]
+    return math.inf if value == "null" else float(value)
 
 
 def _check_searched(search: Search, cells: Sequence[Cell], words: Sequence[Override]) -> None:

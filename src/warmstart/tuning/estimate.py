@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -42,10 +43,9 @@ def describe(arms: Sequence[Arm], search: Search, plan: Plan, devices: int) -> s
     ]
     configs, planned = plan([arm for arm, _ in shown], [t for _, t in shown], [[] for _ in shown])
     unfinished = [dataclasses.replace(run, finished=False) for run in planned]
-    times = {
-        run.key: count if trial.round == COARSE else long
-        for (_, trial), run in zip(shown, unfinished, strict=True)
-    }
+    times = Counter[str]()  # trials that are as long as the finals are the same run here
+    for (_, trial), run in zip(shown, unfinished, strict=True):
+        times[run.key] += count if trial.round == COARSE else long
     jobs = [
         dataclasses.replace(job, key=f"{job.key} {number}")
         for job in jobs_of(configs, unfinished, [trial.arm for _, trial in shown])
