@@ -263,7 +263,7 @@ class TestByHand:
         words = ["average=ema", "early_stopping.patience=1", "val_every_steps=1", "steps=10"]
         plan = preview(run_of(base, *words))
         assert plan["keeping"] == [
-            "the moving average of its weights over about 200 steps",
+            "the moving average of its weights, in the end over about 2.2 steps",
             "ends when the best val/accuracy is more than 1 validation old",
         ]
         assert f"keeping {'; '.join(plan['keeping'])}" in " ".join(printed(plan, 1000).split())

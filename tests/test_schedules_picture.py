@@ -31,7 +31,7 @@ def test_every_option_is_drawn(script, tmp_path):
     assert {f"scheduler={name}" for name in options} <= panels.keys()
     # The default rate of the default optimizer, by hand: half of it in the middle of a cosine.
     (cosine,) = (line for line in panels["scheduler=cosine"] if line.get_linestyle() == "-")
-    assert cosine.get_ydata()[200] == pytest.approx(0.005)
+    assert cosine.get_ydata()[200] == pytest.approx(0.0025)
     assert len(cosine.get_ydata()) == 400
 
 

@@ -26,6 +26,7 @@ from warmstart.tuning.tuner import Tuner
 _LOOKS = ("--help", "-h", "--hydra-help", "--info", "-i")
 _VALUED_LOOKS = ("--cfg", "-c", "--shell-completion", "-sc")
 _CONFIG_DIR = ("--config-dir", "-cd")
+_DRY = ("--dry-run", "--devices")  # of compare and tune
 _VALUED = (*_VALUED_LOOKS, *_CONFIG_DIR, "--package", "-p")
 # What compare and tune take, one of them.
 _STUDIES = ("comparison=", "experiment=")
@@ -50,7 +51,7 @@ def run_app(command: str, args: list[str]) -> int:
         _check_study(command, overrides)
         # Not `hydra.mode` in a config, which would hide Hydra's reason for a bad override.
         flags.append("--multirun")
-    if command == "tune" and not looks:
+    if command == "tune" and any(word.startswith(_STUDIES) for word in overrides):
         overrides += _search(overrides, config_dirs)
     with Display() as display:
         line = shlex.join(["warmstart", command, *args])
@@ -126,7 +127,7 @@ def _sorted(args: list[str]) -> tuple[list[str], list[str], list[str]]:
         flag, equals, value = word.partition("=")
         # Also abbreviations are refused, which argparse would take and we would not recognize.
         if flag not in _FLAGS:
-            names = [name for name in _FLAGS if name.startswith("--")]
+            names = [name for name in (*_FLAGS, *_DRY) if name.startswith("--")]
             raise ConfigError(
                 f"there is no flag {flag}; allowed are {', '.join(names)}{nearest(flag, names)}"
             )
@@ -162,7 +163,8 @@ def _dry_run(command: str, args: list[str]) -> tuple[list[str], int | None]:
     if command == "train" or not dry:
         raise ConfigError(
             "--dry-run is of compare and tune, and --devices is of --dry-run: "
-            "warmstart compare comparison=NAME --dry-run --devices 8"
+            f"warmstart {'compare' if command == 'train' else command} comparison=NAME --dry-run "
+            "--devices 8"
         )
     if devices is not None and not (devices.isascii() and devices.isdigit() and int(devices) > 0):
         raise ConfigError(f"--devices is {devices!r}, but must be a whole number of at least 1")

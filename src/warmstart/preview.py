@@ -81,7 +81,7 @@ def preview(run: Run) -> dict[str, Any]:
         "probe": run.config["choices"]["strategy"] if run.probe else None,
         "features": [decision.as_dict() for decision in features],
         "regularization": run.regularization.given,
-        "keeping": run.keeping.sentences(),
+        "keeping": run.keeping.sentences(run.steps),
         "memory": _memory(run, model),
         **_length(run),
         "logs": _logs(run),

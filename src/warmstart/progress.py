@@ -33,6 +33,7 @@ class Display:
         self._number = self._total = 0
         self._label = ""
         self._steps: TaskID | None = None
+        self._cells: TaskID | None = None
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
@@ -69,9 +70,11 @@ class Display:
             self.say(text)
 
     def plan(self, total: int) -> None:
-        """Announce how many runs there will be."""
+        """Announce how many runs there will be; again where it turns out to be fewer."""
         self._total = total
-        if self._bars is not None and total > 1:
+        if self._bars is not None and self._cells is not None:
+            self._bars.update(self._cells, total=total)
+        elif self._bars is not None and total > 1:
             self._cells = self._bars.add_task("runs", total=total, rate="")
 
     def start(self, label: str) -> None:
@@ -116,7 +119,7 @@ class Display:
             if self._steps is not None:
                 self._bars.remove_task(self._steps)
             self._steps = None
-            if self._total > 1 and not shared:
+            if self._cells is not None and not shared:
                 self._bars.advance(self._cells)
         self._number += not shared
         number = f"[{self._number}/{self._total}] " if self._total > 1 and not shared else ""

@@ -33,7 +33,9 @@ START = Start(
 )
 TRIAL = Trial([0.1, 0.1], [2.3, 0.5], [0.1, 1.0], None, {"conv": 0.01, "head": 0.02})
 FITTED = Overfit(TRIAL, 2, 64, 2, 0.1, 1.0, 2, 2, 0)
-UNFITTED = dataclasses.replace(FITTED, fitted=None)
+UNFITTED = dataclasses.replace(
+    FITTED, fitted=None, trial=dataclasses.replace(TRIAL, accuracies=[0.1, 0.5])
+)
 PIXELS = Neighbours("pixels", 200, 100, 60, 0.1, 120, 0.1)
 
 NO_PIXELS = dataclasses.replace(PIXELS, right=10)
@@ -118,12 +120,20 @@ def test_a_head_of_zeros_is_fine():
             "but all of them after 2 steps at 0.1: the rate is too low; give optimizer.lr=0.1",
         ),
         (dataclasses.replace(UNFITTED, rate=9.0), FITTED, WRONG, "the rate is too high"),
-        # A schedule that is at half of its rate by the phase asks for twice the rate.
+        # A rate that other phases have too cannot be raised for this one alone.
         (
-            dataclasses.replace(UNFITTED, rate=1e-6),
+            dataclasses.replace(UNFITTED, rate=1e-6, peak=0.5),
             dataclasses.replace(FITTED, peak=0.5),
             WRONG,
-            "but all of them after 2 steps at 0.1: the rate is too low; give optimizer.lr=0.2",
+            "the rate is too low in this phase, which has 0.5 x optimizer.lr",
+        ),
+        (
+            dataclasses.replace(
+                UNFITTED, rate=1e-6, trial=dataclasses.replace(TRIAL, accuracies=[0.5, 0.97])
+            ),
+            FITTED,
+            LOOK,
+            "97% of 64 images",
         ),
         (UNFITTED, UNFITTED, WRONG, "look at the learning rate and the initialization"),
         (

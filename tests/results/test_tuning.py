@@ -4,6 +4,7 @@ import dataclasses
 import io
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from rich.console import Console
 from tunings import DECAY, RATE, STEPS, digits_tuning, trial, write_record, write_tuning
 from warmstart.errors import ConfigError
 from warmstart.results.best_of_k import best_of_k, expected_best
-from warmstart.results.tuning import load
+from warmstart.results.loading import load as comparisons
+from warmstart.results.tuning import load, trial_keys
 from warmstart.results.tuning_axis import Axis
 from warmstart.results.tuning_terminal import show
 from warmstart.results.tuning_verdict import budget, edges, findings, problems
@@ -188,6 +190,22 @@ def test_the_edge_of_a_list_and_words_that_have_none(tmp_path):
     ]
     (said,) = edges(load(write_tuning(tmp_path, trials, space=space)), "full")
     assert said.startswith("full: the best optimizer.lr, 1, is the highest of 3 values tried in ")
+
+
+def test_trials_are_no_comparison_of_their_recipes(tmp_path):
+    trials = rates(0.1, 0.01)
+    folder = write_tuning(tmp_path, trials)
+    for one in trials:
+        write_record(tmp_path, one)
+    sentence = f"holds the trials of a tuning and no other run; warmstart report {folder} shows"
+    for place in (tmp_path, folder):
+        with pytest.raises(ConfigError, match=re.escape(sentence)):
+            comparisons(place)
+    write_record(tmp_path, {"key": "f" * 64, "seed": 0})
+    (found,) = comparisons(tmp_path)
+    assert [cell.key for cell in found.cells] == ["f" * 64]
+    (folder / "tuning.json").write_text("{}")
+    assert trial_keys(folder) == set()
 
 
 def test_a_probe_takes_no_steps_and_each_of_its_trials_is_a_whole_run(tmp_path):

@@ -138,6 +138,17 @@ def test_before_its_start_an_average_changes_no_validation(
     assert [a != b for a, b in zip(plain[3:], average[3:], strict=True)] == [True] * 3
 
 
+def test_what_is_kept_is_an_average(train: Callable[..., tuple[Run, Record]]) -> None:
+    """The plain weights from before its start are better here, and are not what was asked for."""
+    phases = "[{start: 0, groups: all}, {start: 0.5, groups: all, lr_scale: 1000}]"
+    worse = ["strategy=listed", f"strategy.phases={phases}", "scheduler=constant"]
+    _, record = train(*KINDS["swa"], *worse, "optimizer.lr=0.1")
+    steps, accuracies = (record.curves["val"][name] for name in ("step", "accuracy"))
+    first = steps.index(16)
+    assert max(accuracies[:first]) > max(accuracies[first:])
+    assert record.metrics["val/accuracy"] == pytest.approx(max(accuracies[first:]))
+
+
 def test_averages_leave_frozen_groups_as_they_are(
     train: Callable[..., tuple[Run, Record]],
 ) -> None:

@@ -379,11 +379,13 @@ def test_a_search_of_other_settings_is_not_mixed_in(
     assert tuning(folder) == before
     assert main([*words, "search.seeds=[9,8]"]) == 2
     assert (
-        "the search of scratch/full was begun with seeds 7, and now it is 9; give "
-        "search.name=NAME for a search of its own"
-    ) in capsys.readouterr().err
+        "the search of scratch/full was begun with seeds 7, and now it is 9; its command was "
+        "warmstart tune --config-dir "
+    ) in (error := capsys.readouterr().err)
+    assert "; give search.name=NAME for a search of its own" in error
     assert main([*words, "search.seeds=[7,8]", "data.per_class=2"]) == 2
-    assert "was begun with run" in capsys.readouterr().err
+    said = "was begun with other data, another model or other options of its runs; its command was"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["train", "compare"])

@@ -46,14 +46,14 @@ class Average:
             current: More weights, of the same shapes.
             taken: A whole number, or a tensor with one.
         """
-        share = self._share(int(taken))
+        share = self.share(int(taken))
         with torch.no_grad():
             if averaged[0].is_floating_point():
                 torch._foreach_lerp_(list(averaged), list(current), share)
             else:  # counts of batches
                 torch._foreach_copy_(list(averaged), list(current))
 
-    def _share(self, taken: int) -> float:
+    def share(self, taken: int) -> float:
         """Return what the newest weights are of the average that holds so many others."""
         if self.decay is None:
             return 1 / (taken + 1)

@@ -166,7 +166,8 @@ class Recorder(pl.Callback):
         self.rows["val"].append(row)
         # Ties of the accuracy are common on small sets; the lower loss decides, then the earlier.
         rank = (row["accuracy"], -row["loss"])
-        if self.best is None or rank > (self.best["accuracy"], -self.best["loss"]):
+        first = self.best is None or rank > (self.best["accuracy"], -self.best["loss"])
+        if first and self._of_what_is_kept():
             self.best = {**row, "model": self._weights(pl_module)}
         for logger in self.loggers:
             logger.log(self.rows)
@@ -184,6 +185,10 @@ class Recorder(pl.Callback):
         if stopping.requested() and trainer.world_size == 1:
             self._save(trainer, pl_module)
             stopping.check()
+
+    def _of_what_is_kept(self) -> bool:
+        """Return whether a validation was of the average, where there will be one."""
+        return self.averaging is None or self.done >= self.averaging.average.first
 
     def _weights(self, task: Classification) -> dict[str, Tensor]:
         """Return a copy of the weights that validations see, by name."""

@@ -11,6 +11,7 @@ from warmstart.check.model_verdicts import bad_outputs
 
 # The suggested rate is good to a factor of a few, and fine-tuning goes below it on purpose.
 _LOW, _FAR_LOW = 10.0, 100.0
+_NEARLY = 0.9  # of the images: they can be learned, if slowly
 _NEAR = 2.0  # a rate so close to where training diverges: a bad batch is enough
 
 
@@ -34,10 +35,12 @@ def by_heart(
         reached += f" after {len(trial.losses)} steps"
     if retry is not None and retry.fitted is not None:
         way = "too low" if overfit.rate < retry.rate else "too high"
-        advice = f"; give optimizer.lr={retry.rate / retry.peak / scale:.2g}" if retry.peak else ""
+        advice = f"; give optimizer.lr={retry.rate / scale:.2g}"
+        if overfit.peak != 1:  # which other phases would get too
+            advice = f" in this phase, which has {overfit.peak:.2g} x optimizer.lr"
         return Finding(
             name,
-            WRONG,
+            LOOK if max(trial.accuracies, default=0.0) >= _NEARLY else WRONG,
             f"{reached}, but all of them after {retry.fitted} steps at {retry.rate:.2g}: the rate "
             f"is {way}{advice}",
         )

@@ -174,4 +174,6 @@ def outcome_line(record: Record) -> str:
     """Return the line about a finished run."""
     seconds = record.timing["total_seconds"]
     name = "test/accuracy" if record.test_opened else "val/accuracy"
-    return f"{name} {record.metrics[name]:.4f} in {seconds:.1f} s"
+    steps = record.config.get("steps")
+    early = f", stopped early at step {record.stopped_at} of {steps}" if record.stopped_at else ""
+    return f"{name} {record.metrics[name]:.4f} in {seconds:.1f} s{early}"

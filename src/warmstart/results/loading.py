@@ -16,6 +16,8 @@ from warmstart.results.metric import Metric, Size, mixture, training_size
 from warmstart.results.planned import PLAN
 from warmstart.results.record import Record
 from warmstart.results.sharing import Reader
+from warmstart.results.tuning import FILE as TUNING
+from warmstart.results.tuning import trial_keys
 
 
 def load(directory: Path) -> list[Comparison]:
@@ -33,8 +35,16 @@ def load(directory: Path) -> list[Comparison]:
     if plans:
         return [_planned(plan.parent) for plan in plans]
     runs = sorted(path.parent for path in directory.glob(f"runs/*/{records.FILE}"))
-    if runs:
-        return _unplanned(directory.resolve().name, runs)
+    # Thousands of trials of recipes are no comparison of them.
+    tunings = [file.parent for file in sorted(directory.glob(f"tunings/*/{TUNING}"))]
+    trials = {key for folder in tunings for key in trial_keys(folder)}
+    if others := [folder for folder in runs if folder.name not in trials]:
+        return _unplanned(directory.resolve().name, others)
+    if tunings or (directory / TUNING).is_file():
+        raise ConfigError(
+            f"{directory} holds the trials of a tuning and no other run; "
+            f"warmstart report {tunings[0] if tunings else directory} shows them"
+        )
     problem = "holds no finished run" if directory.is_dir() else "is not a folder"
     raise ConfigError(
         f"{directory} {problem}; give an output folder (with runs/ or comparisons/), "

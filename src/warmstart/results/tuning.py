@@ -147,6 +147,14 @@ def is_tuning(folder: Path) -> bool:
     return (folder / FILE).is_file()
 
 
+def trial_keys(folder: Path) -> set[str]:
+    """Return the keys of a tuning's runs; none of a damaged one."""
+    try:
+        return {str(one["key"]) for one in json.loads((folder / FILE).read_text())["trials"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
 def load(folder: Path) -> Tuning:
     """Read a tuning from OUT/tunings/NAME and the records of its trials in OUT/runs.
 

@@ -48,12 +48,14 @@ def _table(tuning: Tuning) -> Table:
     shared = min((len(values) for values in best.values()), default=0)
     several = [4] if shared > 4 else []
     points = [1, *several, shared] if shared > 1 else [1] * shared
-    for heading in ("arm", *(axis.key for axis in tuning.axes), "chosen"):
-        table.add_column(Text(heading), overflow="fold")
+    table.add_column("arm", overflow="fold")
+    for axis in tuning.axes:  # a key may break at its dots, a number nowhere
+        table.add_column(Text(axis.key.replace(".", ".\n")), no_wrap=True)
+    table.add_column("chosen", no_wrap=True)
     for k in points:
-        table.add_column(f"best of {k}", overflow="fold")
-    for heading in ("trials", "in whole runs"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(f"best\nof {k}", no_wrap=True)
+    table.add_column("trials", overflow="fold")
+    table.add_column("in whole\nruns", no_wrap=True)
     for arm in tuning.arms:
         values, spent = tuning.chosen(arm), budget(tuning, arm)
         recipe = [text(values[axis.key]) if axis.key in values else "-" for axis in tuning.axes]

@@ -149,10 +149,17 @@ def macro(comparison: Comparison) -> Metric | None:
     return beside if balanced or _unbalanced(known, split) else None
 
 
+def _too_little(mine: Sequence[Difference]) -> str:
+    """Return why there is no interval."""
+    unknown = [d for d in mine if d.outcome == "unknown"]
+    equal = all(d.interval.n > 1 for d in unknown)
+    return "all equal, which is too little" if equal else f"too few {unknown[0].over}"
+
+
 def outcome_label(difference: Difference) -> str:
     """Return the outcome of one difference in words."""
     if difference.outcome == "unknown":
-        return f"too few {difference.over}"
+        return "all equal" if difference.interval.n > 1 else f"too few {difference.over}"
     alone = _kind(difference).endswith("alone")
     return "not after correction" if alone else OUTCOMES[difference.outcome]
 
@@ -194,12 +201,11 @@ def _kind(difference: Difference) -> str:
 
 def _finding(arm: str, mine: Sequence[Difference], comparison: Comparison) -> str:
     metric, reference = comparison.metric, comparison.reference_of(arm)
-    few = f"too few {comparison.repeated}"
     sizes: dict[str, list[Size]] = {}
     for difference in mine:
         sizes.setdefault(_kind(difference), []).append(difference.size)
-    if "unknown" in sizes and len(sizes) == 1:
-        return f"{few.capitalize()} to compare {arm} with {reference}."
+    if set(sizes) == {"unknown"}:
+        return f"{_too_little(mine).capitalize()} to compare {arm} with {reference}."
     # The unit is said once, at the first list of sizes.
     units = iter([True])
 
@@ -221,7 +227,7 @@ def _finding(arm: str, mine: Sequence[Difference], comparison: Comparison) -> st
         between = "" if leads else f" between {arm} and {reference}"
         clauses.append(f"no difference{between} is shown at {where('none')}")
     if "unknown" in sizes:
-        clauses.append(f"{few} to say at {where('unknown')}")
+        clauses.append(f"{_too_little(mine)} to say at {where('unknown')}")
     sizes["open"] = [size for size in comparison.sizes if size not in [d.size for d in mine]]
     if sizes["open"]:
         pair = "" if clauses else f" of {arm} and {reference}"

@@ -38,12 +38,12 @@ class Keeping:
         """Whether nothing here is asked for."""
         return self == Keeping()
 
-    def sentences(self) -> list[str]:
-        """Return what it asks for, in words."""
+    def sentences(self, steps: int) -> list[str]:
+        """Return what it asks for in a run of so many steps, in words."""
         found = []
         if self.average is not None and self.average.decay is not None:
-            steps = 1 / (1 - self.average.decay)
-            found.append(f"the moving average of its weights over about {steps:.3g} steps")
+            reach = f"{1 / self.average.share(steps):.2g} steps"
+            found.append(f"the moving average of its weights, in the end over about {reach}")
         elif self.average is not None:
             every = "step" if self.average.every == 1 else f"{self.average.every} steps"
             found.append(f"the mean of its weights every {every} from {self.average.first} on")

@@ -90,12 +90,14 @@ def question(compose: Composer, params: Sequence[str], arguments: Sequence[str])
     cells = grid(compose, kept, arguments)
     config = cells[0].config
     search = settings.read(config["search"])
-    _check_searched(search, cells, compose.parse([*kept, *arguments]))
-    both = sorted({*(seeds or [config["seed"]])} & {*search.seeds})
+    _check_searched(search, cells, compose.parse(arguments), compose.parse(kept))
+    used = {*(seeds or [config["seed"]])}
+    both = sorted(used & {*search.seeds})
     if both:
+        free = [seed for seed in range(100, 103 + len(used)) if seed not in used][:3]
         raise ConfigError(
             f"search.seeds has {both[0]}, which the result uses too, so that it would be picked by "
-            "what it is measured on; give search.seeds=[100,101,102], for example"
+            f"what it is measured on; give search.seeds={free}, for example"
         )
     declared = config["comparison"]
     name = search.name or (declared and declared["name"]) or config["experiment"]
@@ -160,15 +162,18 @@ def _amount(line: str) -> float:
     return math.inf if value == "null" else float(value)
 
 
-def _check_searched(search: Search, cells: Sequence[Cell], words: Sequence[Override]) -> None:
+def _check_searched(
+    search: Search, cells: Sequence[Cell], given: Sequence[Override], swept: Sequence[Override]
+) -> None:
     for key, axis in search.space.items():
         if key in _FIXED or key.partition(".")[0] in ("search", "hydra", "resources"):
             raise ConfigError(f"search.space has {key}, which no search can vary; take it out")
-        for override in words:
+        for override in (*given, *swept):
             if f"{key}.".startswith(f"{override.key_or_group}.") and _is_value(override, key):
+                out = "leave it out" if override in given else "take it out of what the file sweeps"
                 raise ConfigError(
-                    f"{override.input_line!r} gives {key}, which is searched; leave it out, or "
-                    f"give search.space.{key}=null"
+                    f"{override.input_line!r} gives {key}, which is searched; {out}, or give "
+                    f"search.space.{key}=null"
                 )
         for cell in cells:
             _check_key(key, arm_of(cell), cell.config)

@@ -66,10 +66,11 @@ def write(
     publish(folder / FILE, lambda part: part.write_text(text))
 
 
-def created_at(folder: Path) -> str | None:
-    """Return when the search in a folder began; None where there is none."""
+def begun(folder: Path) -> dict[str, str] | None:
+    """Return when (``created``) and by which ``command`` a search began; None for none."""
     try:
-        return str(json.loads((folder / FILE).read_text())["created"])
+        content = json.loads((folder / FILE).read_text())
+        return {name: str(content[name]) for name in ("created", "command")}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

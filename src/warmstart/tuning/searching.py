@@ -43,16 +43,20 @@ class Searching:
         self._asked, self._search, self._runner = asked, asked.search, runner
         self._runs = folder.parents[1] / "runs"
         self._arms = {arm.label: arm for arm in arms}
-        self._created = projection.created_at(self._folder) or _now()
         storage = studies.open_storage(self._folder)
+        begun = projection.begun(self._folder)
         hint = f"give search.name=NAME for a search of its own, or delete {self._folder}"
+        if begun:
+            hint = f"its command was {begun['command']}; {hint}"
+        self._created = begun["created"] if begun else _now()
         self._studies = {
             arm.label: ArmStudy(
-                storage, arm.label, {**self._search.fixed(), "run": arm.key}, self._runs, hint
+                storage, arm.label, {**self._search.fixed(), studies.RUN: arm.key}, self._runs, hint
             )
             for arm in arms
         }
         self._finals: dict[str, list[Trial]] = {}
+        self._shown = 0  # runs in all, as the display counts them
         self._failed: list[tuple[str, str]] = []
 
     def run(self) -> list[tuple[str, str]]:
@@ -80,7 +84,8 @@ class Searching:
         long = len(self._arms) * self._search.finalists * (len(self._search.seeds) - 1)
         if done:
             self._display.say(f"{done} of {total} trials are over and are not run again")
-        self._display.plan(total - done + long)
+        self._shown = total - done + long
+        self._display.plan(self._shown)
         self._write()
 
     def _drawn(self, study: ArmStudy, wave: Wave) -> list[Trial]:
@@ -127,6 +132,8 @@ class Searching:
                 self._end(trial)
             else:
                 waiting.setdefault(run.key, []).append(trial)
+        self._shown -= len(trials) - len(waiting)  # what needs no run of its own
+        self._display.plan(self._shown)
         self._write()
         labels = [_label(trial) for trial in trials]
         for outcome in self._runner.bring(configs, planned, labels):

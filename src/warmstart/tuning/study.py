@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 FILE = "study.journal"
+RUN = "run"  # of what may not change: the key of an arm's run before any search
 
 
 def open_storage(folder: Path) -> BaseStorage:
@@ -70,10 +71,10 @@ class ArmStudy:
             self._study.set_user_attr("fixed", fixed)
         elif begun != fixed:
             other = next(name for name in fixed if begun.get(name) != fixed[name])
-            raise ConfigError(
-                f"the search of {arm} was begun with {other} {begun.get(other)!r}, and now it is "
-                f"{fixed[other]!r}; {hint}"
-            )
+            change = f"{other} {begun.get(other)!r}, and now it is {fixed[other]!r}"
+            if other == RUN:
+                change = "other data, another model or other options of its runs"
+            raise ConfigError(f"the search of {arm} was begun with {change}; {hint}")
         self.trials = [_trial(arm, frozen, runs) for frozen in self._study.trials]
 
     def add(self, trial: Trial, space: Space) -> None:
