@@ -121,7 +121,9 @@ def test_shuffled_labels(check: Any, tmp_path: Path) -> None:
     images = (digits.images * 15).astype(np.uint8)
     labels = np.random.default_rng(0).permutation(digits.target)
     np.savez(tmp_path / "shuffled.npz", images=images, labels=labels)
-    code, verdicts, sentences, _ = check("data=arrays", f"data.file={tmp_path / 'shuffled.npz'}")
+    # Labels that follow from nothing are learned by heart too, at a rate above the default.
+    words = ["data=arrays", f"data.file={tmp_path / 'shuffled.npz'}", "optimizer.lr=0.01"]
+    code, verdicts, sentences, _ = check(*words)
     assert code == 1
     assert [name for name, verdict in verdicts.items() if verdict == "wrong"] == ["labels"]
     assert "labels look shuffled" in sentences["labels"]

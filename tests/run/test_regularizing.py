@@ -80,9 +80,10 @@ def test_no_regularization_is_no_part_of_a_key(out: Path, tiny: str) -> None:
 
 
 def test_l2_is_the_weight_decay_of_sgd(out: Path, tiny: str) -> None:
-    decay = losses(out, tiny, "optimizer.weight_decay=0.1")
-    penalty = losses(out, tiny, "optimizer.weight_decay=0", "regularization.l2=0.1")
-    neither = losses(out, tiny, "optimizer.weight_decay=0")
+    words = ["optimizer.weight_decay=0", "optimizer.lr=0.01"]
+    decay = losses(out, tiny, "optimizer.weight_decay=0.1", words[1])
+    penalty = losses(out, tiny, *words, "regularization.l2=0.1")
+    neither = losses(out, tiny, *words)
     assert penalty == pytest.approx(decay, rel=1e-4)
     assert penalty[-1] != pytest.approx(neither[-1], rel=1e-3)
 
