@@ -85,7 +85,7 @@ def measured(name: str, data: Path, weights: Path, out: Path) -> tuple[Interval,
     )
     (comparison,) = load(out / "comparisons" / name)
     (difference,) = differences(comparison)
-    records = [read(folder) for folder in (out / "runs").iterdir()]
+    records = [read(folder) for folder in (out / "runs").iterdir() if folder.is_dir()]
     seconds = [record.timing["total_seconds"] for record in records if record is not None]
     return difference.interval, sum(seconds) / 3600
 
